@@ -1,0 +1,175 @@
+//! One [`Action`] through the [`Host`]: idempotent, and refused with a [`Reason`] and a sentence where it cannot be.
+//!
+//! Long actions are done piece by piece: `apply` answers [`Outcome::Partly`] and is called again, so that between two
+//! pieces the cursor is written, a person's change of mind is seen, and the load is limited. Nothing here decides what
+//! comes next; nothing here writes to a device but through the warrant that the session got from `Check`.
+
+use api::drive::{DriveCapacity, EraseMethod, EraseVerify};
+use api::{Drive, LatencySummary, Reason};
+use block::claim::{Claim, ClaimState, claim_offset};
+use block::erase::{self, Method, Ours, Warrant};
+use jiff::Timestamp;
+
+use crate::host::{HeldDevice, Host, HostError};
+use crate::plan::Action;
+use crate::probe::Seen;
+use crate::site::Site;
+
+mod device;
+mod filesystem;
+mod gate;
+mod refusal;
+
+pub use refusal::{Refusal, Retry};
+
+/// What is kept from one action of a drive to the next, while it is prepared or removed.
+#[derive(Default)]
+pub struct Session {
+    hold: Option<Hold>,
+    erase: Option<erase::Plan>,
+    verify: Option<Verify>,
+    removing: bool,
+}
+
+/// A held device, as it was when its warrant was made out.
+struct Hold {
+    device: Box<dyn HeldDevice>,
+    warrant: Warrant,
+    seen: Seen,
+}
+
+struct Verify {
+    ranges: Vec<erase::Range>,
+    done_bytes: u64,
+}
+
+/// What an action came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was so already.
+    Unchanged,
+    /// It is so now.
+    Changed,
+    /// A piece of it is done; call again.
+    Partly {
+        /// Bytes done of the whole.
+        done_bytes: u64,
+        /// Bytes of the whole.
+        total_bytes: u64,
+        /// Bytes that went to or came from the medium for this piece.
+        moved_bytes: u64,
+    },
+    /// The gate was passed; this is what reads at depth 1 showed.
+    Gated(Box<LatencySummary>),
+    /// Erasing is done.
+    Erased {
+        /// How.
+        method: Method,
+        /// Bytes.
+        bytes: u64,
+        /// All of the device, or its signature areas alone.
+        whole: bool,
+    },
+    /// Reading back is done.
+    Verified {
+        /// Bytes that were read and found zero.
+        bytes: u64,
+        /// How thoroughly.
+        verify: EraseVerify,
+    },
+    /// The drive is fit for use.
+    Attached(Attached),
+}
+
+/// What is known of a drive that is fit for use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// The kernel keeps a volume to its size.
+    pub quota_enforced: bool,
+    /// Bytes.
+    pub capacity: DriveCapacity,
+}
+
+/// Everything that one action needs.
+pub struct Apply<'a> {
+    /// The machine.
+    pub host: &'a dyn Host,
+    /// The node and its places.
+    pub site: &'a Site,
+    /// The Drive as it was when the plan was made.
+    pub drive: &'a Drive,
+    /// The time.
+    pub now: Timestamp,
+}
+
+impl Session {
+    /// Lets go of a held device, keeping what was learned about it.
+    fn let_go(&mut self) {
+        self.hold = None;
+    }
+
+    fn hold(&self) -> Result<&Hold, Refusal> {
+        let lost = || Refusal::new(Reason::Internal, "the device is not held", Retry::Later);
+        self.hold.as_ref().ok_or_else(lost)
+    }
+}
+
+impl Apply<'_> {
+    /// Does one action, or one piece of it.
+    pub fn apply(&self, session: &mut Session, action: &Action) -> Result<Outcome, Refusal> {
+        match action {
+            Action::Check { device, resume } => self.check(session, device, *resume),
+            Action::CheckRemoval { device } => self.check_removal(session, device),
+            Action::Claim => self.claim(session),
+            Action::Gate => self.gate(session),
+            Action::Erase {
+                done_bytes,
+                total_bytes,
+            } => self.erase(session, *done_bytes, *total_bytes),
+            Action::Verify => self.verify(session),
+            Action::Clear => device::clear(session),
+            Action::Unclaim => device::unclaim(session),
+            Action::Format { device } => self.format(session, device),
+            Action::Mount { device, fresh } => self.mount(device, *fresh),
+            Action::Record => self.record(),
+            Action::Seal { device } => self.seal(session, device),
+            Action::TakeOver { device } => self.take_over(session, device),
+            Action::Relabel => self.relabel(),
+            Action::Attach => self.attach(),
+            Action::Unmount => self.unmount(),
+            Action::Abandon { major_minor } => self.abandon(major_minor),
+            // These are for the API, and the reconciler's.
+            Action::AddFinalizer | Action::DropFinalizer => Ok(Outcome::Unchanged),
+        }
+    }
+
+    fn id(&self) -> &str {
+        self.drive.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    fn ours(&self) -> Ours<'_> {
+        let fingerprint = &self.drive.spec.device.fingerprint;
+        Ours {
+            drive_id: self.id(),
+            cluster_id: &self.site.cluster_id,
+            incarnation: self.drive.metadata.uid.as_deref().unwrap_or_default(),
+            identity: &fingerprint.identity,
+            content: &fingerprint.content,
+        }
+    }
+
+    fn own_claim(&self, state: ClaimState) -> Claim {
+        let ours = self.ours();
+        Claim {
+            state,
+            drive_id: ours.drive_id.to_owned(),
+            cluster_id: ours.cluster_id.to_owned(),
+            incarnation: ours.incarnation.to_owned(),
+            identity: ours.identity.to_owned(),
+        }
+    }
+
+    fn refused(&self, reason: Reason) -> impl Fn(HostError) -> Refusal {
+        move |error| Refusal::of_host(reason, &error)
+    }
+}

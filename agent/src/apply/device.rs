@@ -1,0 +1,347 @@
+//! Actions on a held device: look, claim, measure, erase, read back.
+
+use std::collections::BTreeSet;
+
+use block::erase::{
+    Bearer, Found, Piece, Plan, Range, Unwarranted, Wanted, part_at, signature_areas,
+};
+
+use super::{
+    Apply, Claim, ClaimState, EraseMethod, EraseVerify, Hold, Method, Outcome, Reason, Refusal,
+    Retry, Seen, Session, Verify, Warrant,
+};
+use crate::host::HeldDevice;
+
+/// Bytes read back in one piece.
+const VERIFY_PIECE_BYTES: u64 = 64 << 20;
+/// Samples read back in one piece.
+const VERIFY_SAMPLES: usize = 256;
+
+/// What a device must not be, though it holds what it may hold: reasons that say whose it is are the warrant's to judge.
+const WHOSE: [Reason; 5] = [
+    Reason::HoldsData,
+    Reason::AlreadyManaged,
+    Reason::Adoptable,
+    Reason::ForeignCluster,
+    Reason::DuplicateDriveId,
+];
+
+impl Apply<'_> {
+    pub(super) fn check(
+        &self,
+        session: &mut Session,
+        device: &str,
+        resume: bool,
+    ) -> Result<Outcome, Refusal> {
+        let (held, seen) = self.look(device)?;
+        if let Some(refusal) = not_to_be_taken(device, &seen) {
+            return Err(refusal);
+        }
+        let found = found(&seen);
+        let warrant = if resume {
+            Warrant::to_resume(self.ours(), &found)
+        } else {
+            Warrant::to_prepare(self.ours(), self.drive.spec.force, &found)
+        }
+        .map_err(|why| {
+            let forced = matches!(why, Unwarranted::Force(_));
+            let why = if forced {
+                Unwarranted::Force(holdings(&seen))
+            } else {
+                why
+            };
+            Refusal::of_warrant(device, &why)
+        })?;
+        *session = Session {
+            hold: Some(Hold {
+                device: held,
+                warrant,
+                seen,
+            }),
+            ..Session::default()
+        };
+        Ok(Outcome::Changed)
+    }
+
+    pub(super) fn check_removal(
+        &self,
+        session: &mut Session,
+        device: &str,
+    ) -> Result<Outcome, Refusal> {
+        let (held, seen) = self.look(device)?;
+        let warrant = Warrant::to_remove(self.ours(), &found(&seen))
+            .map_err(|why| Refusal::of_warrant(device, &why))?;
+        *session = Session {
+            hold: Some(Hold {
+                device: held,
+                warrant,
+                seen,
+            }),
+            removing: true,
+            ..Session::default()
+        };
+        Ok(Outcome::Changed)
+    }
+
+    /// Holds a device and looks at it afresh. What was looked at is what is held, not another of the same name.
+    pub(super) fn look(&self, device: &str) -> Result<(Box<dyn HeldDevice>, Seen), Refusal> {
+        let held = self.host.hold(device).map_err(|error| {
+            // Who holds it is often to be seen: a mount, swap, another driver.
+            let seen = self.host.probe(device).ok().filter(|_| error.is_busy());
+            match seen.as_ref().and_then(|seen| not_to_be_taken(device, seen)) {
+                Some(refusal) => Refusal {
+                    retry: Retry::Later,
+                    ..refusal
+                },
+                None => Refusal::of_host(Reason::ReadFailed, &error),
+            }
+        })?;
+        let seen = self
+            .host
+            .probe(device)
+            .map_err(self.refused(Reason::ReadFailed))?;
+        if seen.facts.major_minor != held.major_minor()
+            || seen.facts.size_bytes != held.size_bytes()
+        {
+            let message = format!("{device} was replaced while it was looked at");
+            return Err(Refusal::new(
+                Reason::FingerprintChanged,
+                message,
+                Retry::Later,
+            ));
+        }
+        Ok((held, seen))
+    }
+
+    pub(super) fn claim(&self, session: &Session) -> Result<Outcome, Refusal> {
+        let claim = self.own_claim(ClaimState::Preparing);
+        let hold = session.hold()?;
+        if hold.seen.claim() == Ok(Some(&claim)) {
+            return Ok(Outcome::Unchanged);
+        }
+        self.write_claim(hold, &claim)?;
+        Ok(Outcome::Changed)
+    }
+
+    /// Writes a claim and reads it back.
+    pub(super) fn write_claim(&self, hold: &Hold, claim: &Claim) -> Result<(), Refusal> {
+        let written = hold
+            .device
+            .write_claim(&hold.warrant, Some(claim))
+            .and_then(|()| {
+                let offset = hold.warrant.claim_offset();
+                hold.device.read(offset, block::claim::CLAIM_BYTES)
+            })
+            .map_err(self.refused(Reason::IoErrors))?;
+        if Claim::decode(&written).as_ref() == Ok(&Some(claim.clone())) {
+            return Ok(());
+        }
+        let message = format!(
+            "{}: the claim block does not read as it was written",
+            hold.seen.facts.name
+        );
+        Err(Refusal::new(Reason::VerifyFailed, message, Retry::OnChange))
+    }
+
+    pub(super) fn erase(
+        &self,
+        session: &mut Session,
+        done_bytes: u64,
+        total_bytes: u64,
+    ) -> Result<Outcome, Refusal> {
+        let hold = session.hold()?;
+        let (wanted, size) = (self.wanted(session), hold.device.size_bytes());
+        let mut plan = session.erase.clone().unwrap_or_else(|| match total_bytes {
+            0 => Plan::new(wanted, size),
+            total => Plan::resumed(wanted, size, total),
+        });
+        let mut cursor = done_bytes;
+        let moved_bytes = loop {
+            let Some(Piece { range, method }) = plan.piece_at(cursor) else {
+                let outcome = Outcome::Erased {
+                    method: plan.method(),
+                    bytes: plan.total_bytes(),
+                    whole: plan.is_whole(),
+                };
+                session.erase = Some(plan);
+                return Ok(outcome);
+            };
+            match hold.device.zero(&hold.warrant, method, range) {
+                Ok(()) => {
+                    cursor += range.bytes;
+                    break if method == Method::ZeroWrites {
+                        range.bytes
+                    } else {
+                        0
+                    };
+                }
+                Err(error) if error.is_unsupported() => match plan.without_offload() {
+                    Some((other, keeps)) => {
+                        plan = other;
+                        cursor = if keeps { cursor } else { 0 };
+                    }
+                    None => return Err(Refusal::of_host(Reason::EraseFailed, &error)),
+                },
+                Err(error) => return Err(Refusal::of_host(Reason::EraseFailed, &error)),
+            }
+        };
+        let total_bytes = plan.total_bytes();
+        session.erase = Some(plan);
+        Ok(Outcome::Partly {
+            done_bytes: cursor,
+            total_bytes,
+            moved_bytes,
+        })
+    }
+
+    pub(super) fn verify(&self, session: &mut Session) -> Result<Outcome, Refusal> {
+        let verify = self.asked(session).verify;
+        let mut state = match session.verify.take() {
+            Some(state) => state,
+            None => Verify {
+                ranges: self.to_verify(session, verify)?,
+                done_bytes: 0,
+            },
+        };
+        let hold = session.hold()?;
+        let before = state.done_bytes;
+        for _ in 0..VERIFY_SAMPLES {
+            let left = VERIFY_PIECE_BYTES.saturating_sub(state.done_bytes - before);
+            let Some(part) = part_at(&state.ranges, state.done_bytes, left).filter(|_| left > 0)
+            else {
+                break;
+            };
+            let nonzero = hold
+                .device
+                .find_nonzero(part)
+                .map_err(self.refused(Reason::VerifyFailed))?;
+            if let Some(at) = nonzero {
+                let message = format!("{}: byte {at} is not zero", hold.seen.facts.name);
+                return Err(Refusal::new(Reason::VerifyFailed, message, Retry::OnChange));
+            }
+            state.done_bytes += part.bytes;
+        }
+        let (done_bytes, moved_bytes) = (state.done_bytes, state.done_bytes - before);
+        let total_bytes = state.ranges.iter().map(|range| range.bytes).sum();
+        if done_bytes == total_bytes {
+            return Ok(Outcome::Verified {
+                bytes: done_bytes,
+                verify,
+            });
+        }
+        session.verify = Some(state);
+        Ok(Outcome::Partly {
+            done_bytes,
+            total_bytes,
+            moved_bytes,
+        })
+    }
+
+    fn to_verify(&self, session: &Session, verify: EraseVerify) -> Result<Vec<Range>, Refusal> {
+        let size = session.hold()?.device.size_bytes();
+        let wanted = self.wanted(session);
+        let erased = self
+            .drive
+            .status
+            .as_ref()
+            .and_then(|status| status.erased.as_ref());
+        let plan = session.erase.clone().unwrap_or_else(|| {
+            Plan::resumed(wanted, size, erased.map_or(0, |erased| erased.bytes))
+        });
+        Ok(match verify {
+            EraseVerify::None => Vec::new(),
+            EraseVerify::Sample => plan.sample(seed(self.id())),
+            EraseVerify::Full => plan.erased().to_vec(),
+        })
+    }
+
+    fn asked(&self, session: &Session) -> api::drive::Erase {
+        match &self.drive.spec.removal {
+            Some(removal) if session.removing => removal.erase,
+            Some(_) | None => self.drive.spec.erase,
+        }
+    }
+
+    fn wanted(&self, session: &Session) -> Wanted {
+        match self.asked(session).method {
+            EraseMethod::Auto => Wanted::Auto,
+            EraseMethod::Signatures => Wanted::Signatures,
+            EraseMethod::Zero => Wanted::Zero,
+        }
+    }
+}
+
+/// What stands against taking a device, apart from what it holds and whose it is.
+fn not_to_be_taken(device: &str, seen: &Seen) -> Option<Refusal> {
+    let one = seen
+        .reasons
+        .iter()
+        .find(|one| !WHOSE.contains(&one.reason))?;
+    let what = match one.message.as_str() {
+        "" => one.reason.meaning(),
+        message => message,
+    };
+    let message = format!("{device}: {what}; nothing was written");
+    Some(Refusal::new(one.reason, message, Retry::OnChange))
+}
+
+/// What a device holds, for people.
+fn holdings(seen: &Seen) -> String {
+    let kinds: BTreeSet<&str> = seen.found().iter().map(|one| one.kind.as_str()).collect();
+    kinds.into_iter().collect::<Vec<_>>().join(", ")
+}
+
+/// Zeroes what an interrupted mkfs may have written.
+pub(super) fn clear(session: &Session) -> Result<Outcome, Refusal> {
+    let hold = session.hold()?;
+    for range in signature_areas(hold.device.size_bytes()) {
+        hold.device
+            .zero(&hold.warrant, Method::ZeroWrites, range)
+            .map_err(|error| Refusal::of_host(Reason::EraseFailed, &error))?;
+    }
+    Ok(Outcome::Changed)
+}
+
+/// Zeroes the claim block and lets go: nothing of the drive is left.
+pub(super) fn unclaim(session: &mut Session) -> Result<Outcome, Refusal> {
+    let hold = session.hold()?;
+    hold.device
+        .write_claim(&hold.warrant, None)
+        .map_err(|error| Refusal::of_host(Reason::EraseFailed, &error))?;
+    session.let_go();
+    Ok(Outcome::Changed)
+}
+
+/// What the warrant judges.
+pub(super) fn found(seen: &Seen) -> Found<'_> {
+    Found {
+        major_minor: &seen.facts.major_minor,
+        size_bytes: seen.facts.size_bytes,
+        identity: &seen.fingerprint.identity,
+        content: &seen.fingerprint.content,
+        blank: seen.is_blank(),
+        claim: seen
+            .claim()
+            .map(Option::<&Claim>::cloned)
+            .map_err(Clone::clone),
+        file_system: seen
+            .holds
+            .as_ref()
+            .filter(|held| held.file_system)
+            .map(|held| {
+                let bearer = if held.ours {
+                    Bearer::ThisCluster
+                } else {
+                    Bearer::OtherCluster
+                };
+                (held.id.as_str(), bearer)
+            }),
+    }
+}
+
+/// A seed from a drive's id (FNV-1a).
+pub(super) fn seed(id: &str) -> u64 {
+    id.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}

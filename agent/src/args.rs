@@ -1,0 +1,186 @@
+//! The command line, checked once. Sizes and times carry their units in what is typed.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use api::{Bytes, Nanos};
+use clap::{Parser, ValueEnum};
+
+use crate::host::XfsErrors;
+use crate::reconcile::Limits;
+
+/// The RingPV agent: finds block devices, makes them drives on a person's word, and serves the volumes on them.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "ringpv-agent", version)]
+pub struct Args {
+    /// Name of this node, as the API knows it.
+    #[arg(long, env = "NODE_NAME")]
+    pub node: String,
+
+    /// How to reach the API. Without it, the service account of the pod.
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Where the agent keeps its mounts and its few files.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/ringpv")]
+    pub state_dir: PathBuf,
+
+    /// Where kubelet and the command line reach the CSI services.
+    #[arg(
+        long,
+        value_name = "ENDPOINT",
+        default_value = "unix:///run/ringpv/agent.sock"
+    )]
+    pub csi_endpoint: String,
+
+    /// Where metrics, health and the log filter are served. Nowhere, if not given.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub metrics_listen: Option<SocketAddr>,
+
+    /// Let loop devices become drives: for tests and demos.
+    #[arg(long)]
+    pub allow_loop: bool,
+
+    /// Look at these devices alone: names with ellipses, such as nvme{0...7}n1,loop{10...15}. All, if not given.
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
+    pub devices: Vec<String>,
+
+    /// Smallest device that may become a drive.
+    #[arg(long, value_name = "SIZE", default_value = "512MiB")]
+    pub min_size: Bytes,
+
+    /// How devices are read and written.
+    #[arg(long, value_enum, default_value_t)]
+    pub io_backend: IoBackend,
+
+    /// Time between two health reads of a drive.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = interval)]
+    pub health_interval: Duration,
+
+    /// Most bytes a second that erasing and reading back may take of one drive. As fast as it goes, if not given.
+    #[arg(long, value_name = "SIZE")]
+    pub erase_rate_max: Option<Bytes>,
+
+    /// What XFS does when its own reads or writes fail: give up at once, so that everybody sees it, or as the kernel would.
+    #[arg(long, value_enum, default_value_t)]
+    pub xfs_errors: XfsErrorsArg,
+
+    /// What is logged: info, or debug, or for example warn,agent=debug.
+    #[arg(
+        long,
+        value_name = "FILTER",
+        env = "RINGPV_LOG",
+        default_value = "info"
+    )]
+    pub log: String,
+
+    /// Die as by kill -9 at a named point: for tests of what the next start makes of it.
+    #[cfg(any(debug_assertions, feature = "faults"))]
+    #[arg(long, value_name = "NAME", hide = true)]
+    pub fault_point: Option<String>,
+}
+
+/// `--io-backend`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum IoBackend {
+    /// io_uring where it works, else threads.
+    #[default]
+    Auto,
+    /// io_uring, or not at all.
+    Uring,
+    /// Threads.
+    Threads,
+}
+
+impl From<IoBackend> for block::Choice {
+    fn from(backend: IoBackend) -> Self {
+        match backend {
+            IoBackend::Auto => Self::Auto,
+            IoBackend::Uring => Self::Uring,
+            IoBackend::Threads => Self::Threads,
+        }
+    }
+}
+
+/// `--xfs-errors`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum XfsErrorsArg {
+    /// No retries: the file system shuts down at the first error that matters.
+    #[default]
+    FailFast,
+    /// As the kernel does by itself: some errors are retried for ever.
+    Kernel,
+}
+
+impl From<XfsErrorsArg> for XfsErrors {
+    fn from(errors: XfsErrorsArg) -> Self {
+        match errors {
+            XfsErrorsArg::FailFast => Self::FailFast,
+            XfsErrorsArg::Kernel => Self::Kernel,
+        }
+    }
+}
+
+/// Shortest time between two health reads: below it they would be a load of their own.
+const INTERVAL_MIN: Duration = Duration::from_secs(1);
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let nanos: Nanos = text.parse().map_err(|error| format!("{error}"))?;
+    let interval = Duration::from_nanos(nanos.0);
+    if interval < INTERVAL_MIN {
+        return Err(format!("{text:?} is below {} s", INTERVAL_MIN.as_secs()));
+    }
+    Ok(interval)
+}
+
+impl Args {
+    /// The bounds of the reconciler.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits {
+            health_interval: self.health_interval,
+            erase_bytes_per_second_max: self.erase_rate_max.map(|rate| rate.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Args, String> {
+        let words = std::iter::once("ringpv-agent").chain(line.split(' '));
+        Args::try_parse_from(words).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_manual() {
+        let args = parse("--node n1").unwrap();
+        assert_eq!(args.min_size, Bytes(512 << 20));
+        assert_eq!(args.health_interval, Duration::from_secs(60));
+        assert_eq!(args.io_backend, IoBackend::Auto);
+        assert_eq!(args.limits().erase_bytes_per_second_max, None);
+        assert!(!args.allow_loop && args.devices.is_empty());
+    }
+
+    #[test]
+    fn what_is_typed_is_taken() {
+        let args = parse("--node n1 --devices loop{1...2},sdb --erase-rate-max 100MB --health-interval 2s --io-backend threads").unwrap();
+        assert_eq!(args.devices, ["loop{1...2}", "sdb"]);
+        assert_eq!(args.erase_rate_max, Some(Bytes(100_000_000)));
+        assert_eq!(args.health_interval, Duration::from_secs(2));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for bad in [
+            "",
+            "--node n1 --min-size x",
+            "--node n1 --health-interval 1ms",
+            "--node n1 --health-interval 60",
+        ] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! Devices: held exclusively while they are prepared, read past the page cache, counted by the kernel.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::sync::Arc;
+
+use block::Backend;
+use block::bulk::{self, Bulk, BulkError};
+use block::claim::{self, Claim};
+use block::erase::{Method, Range, Warrant};
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::stat::{major, minor};
+
+use crate::probe::Discovery;
+
+use super::super::{BlockCounters, HeldDevice, HostError, Run};
+use super::{device_path, measure};
+
+/// Bytes of a sector as sysfs counts them, whatever the device's own are.
+const SYSFS_SECTOR_BYTES: u64 = 512;
+
+pub(super) fn read(device: &str, offset: u64, bytes: u64) -> Result<Vec<u8>, HostError> {
+    let path = device_path(device);
+    let file = open(&path, false, 0)?;
+    bulk::read(&file, Range { offset, bytes }).map_err(|error| of_bulk(device, error))
+}
+
+/// `major:minor` of a device node.
+pub(super) fn number(device: &str) -> Result<String, HostError> {
+    let path = device_path(device);
+    let found = fs::metadata(&path).map_err(|e| HostError::io("look at", path.display(), e))?;
+    Ok(format!("{}:{}", major(found.rdev()), minor(found.rdev())))
+}
+
+pub(super) fn hold(
+    device: &str,
+    backend: Backend,
+    discovery: Discovery,
+) -> Result<Box<dyn HeldDevice>, HostError> {
+    let path = device_path(device);
+    let file = open(&path, true, libc::O_EXCL)?;
+    let failed = |error| HostError::io("measure", path.display(), error);
+    let found = file.metadata().map_err(failed)?;
+    if !found.file_type().is_block_device() {
+        return Err(HostError::refused(
+            "hold",
+            path.display(),
+            "it is no block device",
+        ));
+    }
+    let size_bytes = std::io::Seek::seek(&mut &file, std::io::SeekFrom::End(0)).map_err(failed)?;
+    let file = Arc::new(file);
+    let uring = matches!(backend, Backend::Uring { .. });
+    let bulk = Bulk::new(Arc::clone(&file), uring).map_err(failed)?;
+    Ok(Box::new(Held {
+        device: device.to_owned(),
+        major_minor: format!("{}:{}", major(found.rdev()), minor(found.rdev())),
+        size_bytes,
+        file,
+        bulk,
+        backend,
+        discovery,
+    }))
+}
+
+fn open(path: &Path, write: bool, flags: i32) -> Result<File, HostError> {
+    OpenOptions::new()
+        .read(true)
+        .write(write)
+        .custom_flags(libc::O_DIRECT | flags)
+        .open(path)
+        .map_err(|error| HostError::io("open", path.display(), error))
+}
+
+struct Held {
+    device: String,
+    major_minor: String,
+    size_bytes: u64,
+    file: Arc<File>,
+    bulk: Bulk,
+    backend: Backend,
+    discovery: Discovery,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.discovery.changed(&self.device);
+    }
+}
+
+impl HeldDevice for Held {
+    fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    fn major_minor(&self) -> String {
+        self.major_minor.clone()
+    }
+
+    fn read(&self, offset: u64, bytes: u64) -> Result<Vec<u8>, HostError> {
+        bulk::read(&self.file, Range { offset, bytes }).map_err(|e| of_bulk(&self.device, e))
+    }
+
+    fn write_claim(&self, warrant: &Warrant, claim: Option<&Claim>) -> Result<(), HostError> {
+        warrant.assert_device(&self.major_minor, self.size_bytes);
+        let block = match claim {
+            Some(claim) => claim
+                .encode()
+                .map_err(|error| HostError::refused("claim", &self.device, error.to_string()))?,
+            None => {
+                assert!(
+                    warrant.takes_claim(),
+                    "only a removal takes the claim block away"
+                );
+                vec![0; claim::SIZE]
+            }
+        };
+        bulk::write(&self.file, warrant.claim_offset(), &block)
+            .map_err(|error| of_bulk(&self.device, error))
+    }
+
+    fn zero(&self, warrant: &Warrant, method: Method, range: Range) -> Result<(), HostError> {
+        warrant.assert_device(&self.major_minor, self.size_bytes);
+        warrant.assert_erasable(range);
+        match method {
+            Method::ZeroWrites => self.bulk.zero(range).map_err(|e| of_bulk(&self.device, e)),
+            Method::PunchHole => {
+                let failed = |errno| HostError::io("zero", &self.device, errno);
+                let flags =
+                    FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+                let signed =
+                    |n: u64| i64::try_from(n).map_err(|_| failed(nix::errno::Errno::EFBIG));
+                fallocate(
+                    &*self.file,
+                    flags,
+                    signed(range.offset)?,
+                    signed(range.bytes)?,
+                )
+                .map_err(failed)
+            }
+        }
+    }
+
+    fn find_nonzero(&self, range: Range) -> Result<Option<u64>, HostError> {
+        self.bulk
+            .find_nonzero(range)
+            .map_err(|error| of_bulk(&self.device, error))
+    }
+
+    fn measure(&self, warrant: &Warrant, run: Run<'_>) -> Result<bench::Report, HostError> {
+        warrant.assert_device(&self.major_minor, self.size_bytes);
+        assert!(
+            !run.workload.extents.is_empty(),
+            "a gate names what it touches"
+        );
+        for extent in &run.workload.extents {
+            warrant.assert_erasable(Range {
+                offset: extent.offset,
+                bytes: extent.bytes,
+            });
+        }
+        measure::held(self.backend, &self.file, &device_path(&self.device), run)
+    }
+}
+
+fn of_bulk(device: &str, error: BulkError) -> HostError {
+    let target = format!("{} bytes at {} of {device}", error.bytes, error.offset);
+    HostError::io(error.verb, target, error.source)
+}
+
+pub(super) fn counters(sys: &Path, device: &str) -> Result<BlockCounters, HostError> {
+    let path = sys.join("class/block").join(device).join("stat");
+    let text = fs::read_to_string(&path).map_err(|e| HostError::io("read", path.display(), e))?;
+    parse_counters(&text)
+        .ok_or_else(|| HostError::refused("read", path.display(), "it has too few numbers"))
+}
+
+fn parse_counters(text: &str) -> Option<BlockCounters> {
+    let mut numbers = text.split_ascii_whitespace().map(str::parse::<u64>);
+    let mut next = || numbers.next()?.ok();
+    let (reads, _merged, read_sectors, read_ms) = (next()?, next()?, next()?, next()?);
+    let (writes, _merged, write_sectors, write_ms) = (next()?, next()?, next()?, next()?);
+    let (in_flight, busy_ms, weighted_ms) = (next()?, next()?, next()?);
+    Some(BlockCounters {
+        reads,
+        read_bytes: read_sectors.saturating_mul(SYSFS_SECTOR_BYTES),
+        read_ms,
+        writes,
+        write_bytes: write_sectors.saturating_mul(SYSFS_SECTOR_BYTES),
+        write_ms,
+        in_flight,
+        busy_ms,
+        weighted_ms,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_of_an_old_and_a_new_kernel() {
+        let old = "  10 1 80 5  20 2 160 9  3 12 14\n";
+        let new = "  10 1 80 5  20 2 160 9  3 12 14 0 0 0 0 7 1\n";
+        let expected = BlockCounters {
+            reads: 10,
+            read_bytes: 80 * 512,
+            read_ms: 5,
+            writes: 20,
+            write_bytes: 160 * 512,
+            write_ms: 9,
+            in_flight: 3,
+            busy_ms: 12,
+            weighted_ms: 14,
+        };
+        assert_eq!(parse_counters(old), Some(expected));
+        assert_eq!(parse_counters(new), Some(expected));
+        assert_eq!(parse_counters("1 2 3"), None);
+        assert_eq!(parse_counters("x"), None);
+    }
+}

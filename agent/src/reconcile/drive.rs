@@ -1,0 +1,451 @@
+//! The task of one drive: it owns the drive's worker, its session and its status.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::drive::Step;
+use api::{Drive, DrivePhase, DriveStatus, Reason};
+use kube::api::Api;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::apply::{Apply, Attached, Outcome, Refusal, Retry, Session};
+use crate::metrics::OfDrive;
+use crate::objects::WriteError;
+use crate::observe::{Observed, observe};
+use crate::plan::{Action, Plan, Standing, plan, refused_phase};
+use crate::probe::Snapshot;
+use crate::registry::MountedDrive;
+use crate::worker::{Lane, Worker, WorkerError};
+use crate::{faults, standing};
+
+use super::Context;
+use vitals::Vitals;
+
+mod report;
+mod vitals;
+
+/// A step that takes longer than this has hung: one piece of erasing, one mkfs, one mount with log recovery.
+const STEP_TIMEOUT: Duration = Duration::from_secs(600);
+/// Between two looks at a drive that nothing happened to.
+const LOOK_INTERVAL: Duration = Duration::from_secs(60);
+/// First and longest wait after a refusal that may pass by itself.
+const BACKOFF_MIN: Duration = Duration::from_secs(5);
+const BACKOFF_MAX: Duration = Duration::from_secs(300);
+/// Between two writes of a cursor.
+const CURSOR_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Follows one Drive until its object is gone.
+pub(super) async fn follow(ctx: Context, id: String, objects: watch::Receiver<Option<Arc<Drive>>>) {
+    let Some(drive) = objects.borrow().clone() else {
+        return;
+    };
+    let worker = match ctx.registry.get(&id) {
+        Ok(mounted) => mounted.worker,
+        Err(_) => Worker::new(&id),
+    };
+    let status = drive.status.clone().unwrap_or_default();
+    let mut task = Task {
+        api: Api::all(ctx.client.clone()),
+        snapshots: ctx.snapshots.clone(),
+        stored: status.clone(),
+        status,
+        uid: drive.metadata.uid.clone(),
+        ctx,
+        id,
+        objects,
+        worker,
+        refused: None,
+        failures: 0,
+        vitals: None,
+    };
+    while let Some(longest) = task.turn().await {
+        task.wait(longest).await;
+    }
+    task.ctx.metrics.forget(&task.id);
+}
+
+struct Task {
+    ctx: Context,
+    id: String,
+    api: Api<Drive>,
+    objects: watch::Receiver<Option<Arc<Drive>>>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    worker: Worker,
+    /// The status as it should be.
+    status: DriveStatus,
+    /// The status as the API has it.
+    stored: DriveStatus,
+    uid: Option<String>,
+    /// What was refused until it changes. An attempt changes a device itself, so what counts is how the next look
+    /// finds it, if nobody changed the Drive meanwhile.
+    refused: Option<Refused>,
+    /// Refusals in a row.
+    failures: u32,
+    /// Its figures, while it is in use.
+    vitals: Option<Vitals>,
+}
+
+/// What a refusal depends on: the same again would be refused again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Refused {
+    generation: Option<i64>,
+    devices: Option<Vec<(String, api::Fingerprint)>>,
+}
+
+/// Why a run of actions ended early.
+enum Stopped {
+    /// An action was refused.
+    Refused(Refusal),
+    /// The object changed so that the plan no longer holds.
+    Changed,
+    /// The API does not take what must be written first.
+    Unwritten(WriteError),
+}
+
+impl Task {
+    /// One round. How long to wait at most for a change before the next; `None`: the object is gone.
+    async fn turn(&mut self) -> Option<Duration> {
+        let object = self.objects.borrow_and_update().clone()?;
+        let snapshot = Arc::clone(&self.snapshots.borrow_and_update());
+        if object.metadata.uid != self.uid {
+            self.uid.clone_from(&object.metadata.uid);
+            self.stored = object.status.clone().unwrap_or_default();
+            self.status = self.stored.clone();
+        }
+        let drive = Drive {
+            status: Some(self.status.clone()),
+            ..Drive::clone(&object)
+        };
+        let seen = match self.observe(&drive, snapshot).await {
+            Ok(seen) => seen,
+            Err(standing) => {
+                self.stand(&standing).await;
+                return Some(self.later());
+            }
+        };
+        Some(match plan(&drive, &seen, &self.ctx.site) {
+            Plan::Wait => LOOK_INTERVAL,
+            Plan::Settled => {
+                self.settled(&drive, &seen).await;
+                LOOK_INTERVAL
+            }
+            Plan::Stand(standing) => {
+                self.use_no_more(&standing);
+                self.stand(&standing).await;
+                LOOK_INTERVAL
+            }
+            Plan::Do(_) if self.is_refused(&drive, &seen) => LOOK_INTERVAL,
+            Plan::Do(actions) => {
+                let outcome = self.run(&drive, &seen, actions).await;
+                self.next(&drive, outcome).await
+            }
+        })
+    }
+
+    /// Waits for a change of the object or of the devices, and looks after a drive in use meanwhile.
+    async fn wait(&mut self, longest: Duration) {
+        let until = Instant::now() + longest;
+        loop {
+            let vitals_due = self.vitals.as_ref().map_or(until, Vitals::due);
+            tokio::select! {
+                // An error means that the process ends; so does this task then.
+                _ = self.objects.changed() => return,
+                _ = self.snapshots.changed() => return,
+                () = tokio::time::sleep_until(until) => return,
+                () = tokio::time::sleep_until(vitals_due) => self.vitals().await,
+            }
+        }
+    }
+
+    async fn observe(&self, drive: &Drive, snapshot: Arc<Snapshot>) -> Result<Observed, Standing> {
+        let unavailable = |message: String| Standing {
+            phase: refused_phase(drive),
+            reason: Reason::Unresponsive,
+            message,
+        };
+        let (ctx, id) = (self.ctx.clone(), self.id.clone());
+        let identity = drive.spec.device.fingerprint.identity.clone();
+        let said = matches!(self.status.phase, DrivePhase::Ready | DrivePhase::Failing);
+        let in_use = self.ctx.registry.get(&self.id).ok().filter(|_| said);
+        let afresh = in_use.is_none();
+        let look = move || {
+            observe(
+                ctx.host.as_ref(),
+                &ctx.site,
+                &snapshot,
+                &id,
+                &identity,
+                afresh,
+            )
+        };
+        let mut seen = match self.worker.call(look).await {
+            Ok(Ok(seen)) => seen,
+            Ok(Err(error)) => return Err(unavailable(error.sentence())),
+            Err(error) => return Err(unavailable(error.to_string())),
+        };
+        let device = seen
+            .mounted
+            .as_ref()
+            .and_then(|mounted| mounted.device.as_ref());
+        seen.attached = in_use.zip(device).is_some_and(|(in_use, device)| {
+            *in_use.device == *device.facts.name && !in_use.read_only
+        });
+        Ok(seen)
+    }
+
+    /// Whether this was refused before, and nothing has changed since.
+    fn is_refused(&mut self, drive: &Drive, seen: &Observed) -> bool {
+        let devices: Vec<_> = seen
+            .bearers
+            .iter()
+            .chain(&seen.named)
+            .map(|seen| (seen.facts.major_minor.clone(), seen.fingerprint.clone()))
+            .collect();
+        let Some(refused) = &mut self.refused else {
+            return false;
+        };
+        let same = refused.generation == drive.metadata.generation
+            && *refused.devices.get_or_insert_with(|| devices.clone()) == devices;
+        if !same {
+            self.refused = None;
+        }
+        same
+    }
+
+    async fn run(
+        &mut self,
+        drive: &Drive,
+        seen: &Observed,
+        actions: Vec<Action>,
+    ) -> Result<(), Stopped> {
+        let mut session = Session::default();
+        for action in actions {
+            session = self.act(drive, seen, session, action).await?;
+        }
+        Ok(())
+    }
+
+    /// What a run of actions came to, and when to look again.
+    async fn next(&mut self, drive: &Drive, outcome: Result<(), Stopped>) -> Duration {
+        match outcome {
+            Ok(()) => {
+                self.refused = None;
+                self.failures = 0;
+                Duration::ZERO
+            }
+            Err(Stopped::Changed) => Duration::ZERO,
+            Err(Stopped::Unwritten(WriteError::Gone(_))) => LOOK_INTERVAL,
+            Err(Stopped::Unwritten(error)) => {
+                let error = anyhow::Error::new(error);
+                tracing::warn!(drive = self.id, error = format!("{error:#}"), reason = %Reason::ApiUnavailable, "Nothing is begun before its status is written");
+                self.later()
+            }
+            Err(Stopped::Refused(refusal)) => {
+                self.ctx.metrics.refused(refusal.reason);
+                tracing::warn!(drive = self.id, reason = %refusal.reason, message = refusal.message, "A drive was refused");
+                let status =
+                    standing::refused(drive, self.status.clone(), &refusal, (self.ctx.clock)());
+                self.report(status).await;
+                if refusal.retry == Retry::OnChange {
+                    self.refused = Some(Refused {
+                        generation: drive.metadata.generation,
+                        devices: None,
+                    });
+                    return LOOK_INTERVAL;
+                }
+                self.later()
+            }
+        }
+    }
+
+    /// Does one action to its end, its status written before it begins.
+    async fn act(
+        &mut self,
+        drive: &Drive,
+        seen: &Observed,
+        mut session: Session,
+        mut action: Action,
+    ) -> Result<Session, Stopped> {
+        let begun = standing::begun(drive, &self.status, &action, (self.ctx.clock)());
+        self.write(begun).await.map_err(Stopped::Unwritten)?;
+        let name = action.name();
+        faults::hit(&format!("{name}.before"));
+        if self.act_on_api(drive, &action).await? {
+            faults::hit(&format!("{name}.after"));
+            return Ok(session);
+        }
+        if matches!(
+            action,
+            Action::Unmount | Action::Abandon { .. } | Action::Seal { .. }
+        ) {
+            self.ctx.registry.remove(&self.id);
+        }
+        let mut cursor_written = Instant::now();
+        loop {
+            let began = Instant::now();
+            let outcome;
+            (session, outcome) = self.piece(drive, session, &action).await?;
+            let status = standing::after(self.status.clone(), &outcome, (self.ctx.clock)());
+            let Outcome::Partly {
+                done_bytes,
+                total_bytes,
+                moved_bytes,
+            } = outcome
+            else {
+                if let Outcome::Attached(attached) = &outcome {
+                    self.register(seen, attached);
+                }
+                self.report(status).await;
+                faults::hit(&format!("{name}.after"));
+                return Ok(session);
+            };
+            faults::hit(&format!("{name}.piece"));
+            self.count_erased(&status);
+            if let Action::Erase {
+                done_bytes: cursor,
+                total_bytes: total,
+            } = &mut action
+            {
+                (*cursor, *total) = (done_bytes, total_bytes);
+            }
+            self.status = status;
+            if cursor_written.elapsed() >= CURSOR_INTERVAL {
+                cursor_written = Instant::now();
+                self.report(self.status.clone()).await;
+            }
+            if self.changed_its_mind(drive) {
+                return Err(Stopped::Changed);
+            }
+            self.pace(moved_bytes, began).await;
+        }
+    }
+
+    /// One piece of an action, on the drive's worker. The session goes along and comes back; with a thread that hangs
+    /// it is gone, and with it the hold on the device once the thread ends.
+    async fn piece(
+        &self,
+        drive: &Drive,
+        mut session: Session,
+        action: &Action,
+    ) -> Result<(Session, Outcome), Stopped> {
+        let (ctx, drive, action) = (self.ctx.clone(), drive.clone(), action.clone());
+        let status = Some(self.status.clone());
+        let now = (self.ctx.clock)();
+        let job = move || {
+            let drive = Drive { status, ..drive };
+            let apply = Apply {
+                host: ctx.host.as_ref(),
+                site: &ctx.site,
+                drive: &drive,
+                now,
+            };
+            let outcome = apply.apply(&mut session, &action);
+            (session, outcome)
+        };
+        let unanswered = |error: WorkerError| {
+            Stopped::Refused(Refusal::new(
+                Reason::Unresponsive,
+                error.to_string(),
+                Retry::Later,
+            ))
+        };
+        let (session, outcome) = self
+            .worker
+            .run(Lane::Long, STEP_TIMEOUT, job)
+            .await
+            .map_err(unanswered)?;
+        outcome
+            .map(|outcome| (session, outcome))
+            .map_err(Stopped::Refused)
+    }
+
+    /// Counts the bytes erased since the last piece.
+    fn count_erased(&self, status: &DriveStatus) {
+        let done = |status: &DriveStatus| {
+            let progress = status.progress.as_ref();
+            progress
+                .filter(|p| p.step == Step::Erase)
+                .map_or(0, |p| p.done_bytes)
+        };
+        let of = OfDrive {
+            drive: self.id.clone(),
+        };
+        let bytes = done(status).saturating_sub(done(&self.status));
+        self.ctx
+            .metrics
+            .erased_bytes
+            .get_or_create(&of)
+            .inc_by(bytes);
+    }
+
+    /// Whether a person asked for something else than what is being done.
+    fn changed_its_mind(&self, drive: &Drive) -> bool {
+        let asked = |drive: &Drive| {
+            (
+                drive.metadata.uid.clone(),
+                drive.metadata.deletion_timestamp.is_some(),
+                drive.spec.suspended,
+                drive.spec.removal,
+            )
+        };
+        let latest = self.objects.borrow();
+        latest
+            .as_ref()
+            .is_none_or(|latest| asked(latest) != asked(drive))
+    }
+
+    /// Sleeps as long as the bytes moved should have taken at the rate allowed.
+    async fn pace(&self, moved_bytes: u64, began: Instant) {
+        let Some(rate) = self
+            .ctx
+            .limits
+            .erase_bytes_per_second_max
+            .filter(|rate| *rate > 0)
+        else {
+            return;
+        };
+        let millis = moved_bytes.saturating_mul(1000) / rate;
+        tokio::time::sleep_until(began + Duration::from_millis(millis)).await;
+    }
+
+    /// The drive is fit for use.
+    fn register(&mut self, seen: &Observed, attached: &Attached) {
+        let devices = seen
+            .mounted
+            .iter()
+            .filter_map(|mounted| mounted.device.as_ref());
+        let Some(device) = devices.chain(&seen.bearers).chain(&seen.named).next() else {
+            return;
+        };
+        self.status.device = Some(standing::device(device));
+        self.ctx.registry.insert(MountedDrive {
+            id: self.id.as_str().into(),
+            device: device.facts.name.as_str().into(),
+            root: self.ctx.site.guarded(&self.id).into(),
+            quota_enforced: attached.quota_enforced,
+            allocatable_bytes: attached.capacity.allocatable_bytes,
+            read_only: false,
+            worker: self.worker.clone(),
+        });
+    }
+
+    /// The drive is not what it was: a read-only one may still be read, any other is not touched.
+    fn use_no_more(&self, standing: &Standing) {
+        match (standing.phase, self.ctx.registry.get(&self.id)) {
+            (DrivePhase::ReadOnly, Ok(mut mounted)) if !mounted.read_only => {
+                mounted.read_only = true;
+                self.ctx.registry.insert(mounted);
+            }
+            (DrivePhase::ReadOnly, _) => {}
+            _ => self.ctx.registry.remove(&self.id),
+        }
+    }
+
+    /// Longer with each refusal in a row.
+    fn later(&mut self) -> Duration {
+        let factor = 1u32 << self.failures.min(16);
+        self.failures = self.failures.saturating_add(1);
+        BACKOFF_MIN.saturating_mul(factor).min(BACKOFF_MAX)
+    }
+}

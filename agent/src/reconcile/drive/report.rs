@@ -1,0 +1,145 @@
+//! What is written to the Drive, and what is not: status by the smallest patch, and nothing that is so already.
+
+use api::drive::{DriveCapacity, DriveStatus};
+use api::names::FINALIZER_DEVICE;
+use api::{Drive, DrivePhase, Reason};
+
+use tokio::time::Instant;
+
+use crate::apply::{Apply, Refusal};
+use crate::metrics::OfDrive;
+use crate::objects::{self, WriteError};
+use crate::observe::{Content, Observed};
+use crate::plan::{Action, Standing};
+use crate::standing;
+
+use super::vitals::Vitals;
+use super::{Stopped, Task};
+
+impl Task {
+    /// Writes the status. On failure it is kept as what should be, and written with the next.
+    pub(super) async fn write(&mut self, status: DriveStatus) -> Result<(), WriteError> {
+        self.status = status;
+        self.gauge();
+        let Some(patch) = standing::patch(&self.stored, &self.status) else {
+            return Ok(());
+        };
+        objects::patch_status(&self.api, &self.id, &patch).await?;
+        self.stored = self.status.clone();
+        self.ctx.metrics.status_writes.inc();
+        Ok(())
+    }
+
+    /// Shows the status in the metrics.
+    fn gauge(&self) {
+        let (metrics, of) = (
+            &self.ctx.metrics,
+            OfDrive {
+                drive: self.id.clone(),
+            },
+        );
+        let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        if let Some(capacity) = &self.status.capacity {
+            metrics
+                .capacity_bytes
+                .get_or_create(&of)
+                .set(signed(capacity.total_bytes));
+            metrics
+                .allocatable_bytes
+                .get_or_create(&of)
+                .set(signed(capacity.allocatable_bytes));
+            metrics
+                .used_bytes
+                .get_or_create(&of)
+                .set(signed(capacity.used_bytes));
+        }
+        let ready = self.status.phase == DrivePhase::Ready;
+        metrics.ready.get_or_create(&of).set(i64::from(ready));
+    }
+
+    /// Writes the status if that is possible now.
+    pub(super) async fn report(&mut self, status: DriveStatus) {
+        match self.write(status).await {
+            Ok(()) | Err(WriteError::Gone(_)) => {}
+            Err(error) => {
+                let error = anyhow::Error::new(error);
+                tracing::warn!(drive = self.id, error = format!("{error:#}"), reason = %Reason::ApiUnavailable, "A status could not be written; it is tried again");
+            }
+        }
+    }
+
+    pub(super) async fn stand(&mut self, standing: &Standing) {
+        let mut status = self.status.clone();
+        standing::stood(&mut status, standing, (self.ctx.clock)());
+        if status.reason != self.status.reason {
+            tracing::info!(drive = self.id, reason = %standing.reason, message = standing.message, "A drive stands otherwise");
+        }
+        self.report(status).await;
+    }
+
+    /// The drive is in use and all is well: what may have moved by itself is looked at.
+    pub(super) async fn settled(&mut self, drive: &Drive, seen: &Observed) {
+        let mut status = self.status.clone();
+        let mounted = seen
+            .mounted
+            .iter()
+            .filter_map(|mounted| mounted.device.as_ref());
+        if let Some(device) = mounted.chain(&seen.bearers).next() {
+            status.device = Some(standing::device(device));
+        }
+        match self.capacity(drive, seen).await {
+            Some(Ok(capacity)) => standing::set_capacity(&mut status, capacity),
+            Some(Err(refusal)) => {
+                tracing::warn!(drive = self.id, reason = %refusal.reason, message = refusal.message, "A drive's use could not be read");
+            }
+            None => {}
+        }
+        if drive.metadata.deletion_timestamp.is_some() {
+            status.message = Reason::DriveInUse.meaning().to_owned();
+            status.reason = Some(Reason::DriveInUse);
+        }
+        self.vitals
+            .get_or_insert_with(|| Vitals::new(Instant::now()));
+        debug_assert!(matches!(
+            status.phase,
+            DrivePhase::Ready | DrivePhase::Failing
+        ));
+        self.failures = 0;
+        self.report(status).await;
+    }
+
+    async fn capacity(
+        &self,
+        drive: &Drive,
+        seen: &Observed,
+    ) -> Option<Result<DriveCapacity, Refusal>> {
+        let Content::Recorded(record) = seen.mounted.as_ref()?.content.clone() else {
+            return None;
+        };
+        let (ctx, drive) = (self.ctx.clone(), drive.clone());
+        let read = move || {
+            let apply = Apply {
+                host: ctx.host.as_ref(),
+                site: &ctx.site,
+                drive: &drive,
+                now: (ctx.clock)(),
+            };
+            apply.capacity(&record)
+        };
+        self.worker.call(read).await.ok()
+    }
+
+    /// What is for the API to do, and not for the host. Whether it was.
+    pub(super) async fn act_on_api(&self, drive: &Drive, action: &Action) -> Result<bool, Stopped> {
+        let on = *action == Action::AddFinalizer;
+        if !on && *action != Action::DropFinalizer {
+            return Ok(false);
+        }
+        match objects::set_finalizer(&self.api, drive, FINALIZER_DEVICE, on).await {
+            Ok(()) => Ok(true),
+            // The change that was in the way arrives by the watch.
+            Err(WriteError::Conflict(_)) => Err(Stopped::Changed),
+            Err(error) => Err(Stopped::Unwritten(error)),
+        }
+    }
+}

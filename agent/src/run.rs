@@ -1,0 +1,274 @@
+//! The agent put together: the order of its start, what runs side by side, and its end.
+//!
+//! ```text
+//!   backend ─► cluster id ─► devices ─► mount what is on disk ─► then all at once:
+//!      reconcile (Drives) · benchmarks · lease · node status · CSI services · metrics
+//! ```
+//! A mounted drive outlives the agent: its end unmounts nothing.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use api::serve::calls::Calls;
+use api::serve::logs::LogFilter;
+use api::serve::{Readiness, admin, socket};
+use futures::FutureExt as _;
+use jiff::Timestamp;
+use kube::Client;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::args::Args;
+use crate::host::LinuxHost;
+use crate::metrics::Metrics;
+use crate::node_status::{self, NodeFacts};
+use crate::probe::reader::Reader;
+use crate::probe::sysfs::Root;
+use crate::probe::{Discovery, Policy};
+use crate::reconcile::{self, Context};
+use crate::registry::Registry;
+use crate::site::Site;
+use crate::volumes::Volumes;
+use crate::{benchmark, cluster, csi, lease, topology};
+
+/// How long the end may take before it is not waited for.
+const END_MAX: Duration = Duration::from_secs(10);
+
+/// Runs the agent until SIGTERM or SIGINT.
+pub async fn run(args: Args, log: LogFilter) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        nix::unistd::geteuid().is_root(),
+        "{}: the agent opens, formats and mounts devices; start it as root (sudo)",
+        api::Reason::NotRoot
+    );
+    let backend = block::probe_backend(args.io_backend.into())?;
+    tracing::info!(%backend, "Devices are read and written so");
+    let state_dir = args.state_dir.display();
+    std::fs::create_dir_all(&args.state_dir)
+        .with_context(|| format!("cannot make the state directory {state_dir}"))?;
+    let client = client(args.kubeconfig.as_deref()).await?;
+    let stop = stop_on_signal()?;
+    let Some(cluster_id) = cluster::id(&client, &args.state_dir, &stop).await? else {
+        return Ok(());
+    };
+    let site = Arc::new(Site {
+        node: args.node.clone(),
+        cluster_id,
+        state_dir: args.state_dir.clone(),
+        xfs_errors: args.xfs_errors.into(),
+    });
+    let mut metrics = admin::registry("agent");
+    // Before anything is mounted: a second agent on this node ends here.
+    let socket = socket::listen(&socket::path_of(&args.csi_endpoint)?, socket::OWNER).await?;
+    let calls = Calls::new(&mut metrics, &csi::KNOWN_CALLS);
+    let (ctx, discovery) = context(&args, site, client, backend, &mut metrics).await?;
+    reconcile::attach_from_disk(&ctx, &discovery.snapshot()).await;
+    let ready = Readiness::waiting("this node's Drives are not known yet");
+    let mut tasks = JoinSet::new();
+    if let Some(address) = args.metrics_listen {
+        let admin = admin::Admin {
+            metrics: Arc::new(metrics),
+            ready: ready.clone(),
+            log,
+        };
+        serve_admin(&mut tasks, address, admin, &stop).await?;
+    }
+    serve_volumes(&mut tasks, &ctx, (socket, calls), &ready, &stop);
+    let facts = NodeFacts::read(&args.node, &ctx.site.cluster_id, &backend, "/proc".as_ref());
+    let (known, drives) = watch::channel(None);
+    tasks.spawn(reconcile::run(ctx.clone(), known, stop.clone()));
+    tasks.spawn(lease::run(
+        ctx.client.clone(),
+        args.node,
+        ctx.clock,
+        stop.clone(),
+    ));
+    tasks.spawn(benchmark::follow::run(
+        ctx.clone(),
+        drives.clone(),
+        stop.clone(),
+    ));
+    tasks.spawn(tell_drives(
+        ctx.client.clone(),
+        facts,
+        drives,
+        discovery,
+        ready,
+        stop.clone(),
+    ));
+    stop.cancelled().await;
+    tracing::info!("Ending; mounted drives stay mounted");
+    let ended = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(END_MAX, ended).await.is_err() {
+        tracing::warn!("Not all that runs has ended in time");
+    }
+    Ok(())
+}
+
+/// What all tasks share, and what looks at the devices.
+async fn context(
+    args: &Args,
+    site: Arc<Site>,
+    client: Client,
+    backend: block::Backend,
+    metrics: &mut prometheus_client::registry::Registry,
+) -> anyhow::Result<(Context, Discovery)> {
+    let uring = matches!(backend, block::Backend::Uring { .. });
+    let discovery = discovery(args, &site, uring).await?;
+    let ctx = Context {
+        host: Arc::new(LinuxHost {
+            sys: "/sys".into(),
+            proc: "/proc".into(),
+            backend,
+            discovery: discovery.clone(),
+        }),
+        site,
+        client,
+        registry: Registry::default(),
+        snapshots: discovery.subscribe(),
+        metrics: Arc::new(Metrics::new(metrics)),
+        limits: args.limits(),
+        clock: Timestamp::now,
+    };
+    Ok((ctx, discovery))
+}
+
+/// Volumes: kept as promised, served over CSI, and told of where they have no object.
+fn serve_volumes(
+    tasks: &mut JoinSet<()>,
+    ctx: &Context,
+    (socket, calls): (socket::Socket, Calls),
+    ready: &Readiness,
+    stop: &CancellationToken,
+) {
+    let (node, client) = (&ctx.site.node, &ctx.client);
+    let host = Arc::clone(&ctx.host);
+    let volumes = Volumes::new(host, node, ctx.registry.clone(), client.clone(), ctx.clock);
+    let service =
+        csi::NodeService::new(node, volumes.clone(), ctx.registry.clone(), client.clone());
+    let told = topology::report(client.clone(), node.clone(), volumes.orphans());
+    tasks.spawn(stop.clone().run_until_cancelled_owned(told).map(drop));
+    tasks.spawn(volumes.run(stop.clone()));
+    let served = csi::serve(socket, service, ready.clone(), calls, stop.clone());
+    tasks.spawn(async move {
+        if let Err(error) = served.await {
+            tracing::error!(%error, "CSI calls are not answered any more");
+        }
+    });
+}
+
+async fn serve_admin(
+    tasks: &mut JoinSet<()>,
+    address: SocketAddr,
+    admin: admin::Admin,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen at {address} for metrics"))?;
+    let stopped = stop.clone().cancelled_owned();
+    tasks.spawn(async move {
+        if let Err(error) = admin::serve(listener, admin, stopped).await {
+            tracing::error!(%error, "Metrics are not served any more");
+        }
+    });
+    Ok(())
+}
+
+/// Tells discovery which Drives there are. Once that is known the node is told of as well, and the agent is ready:
+/// before, every drive would look as if it had no object.
+async fn tell_drives(
+    client: Client,
+    facts: NodeFacts,
+    mut drives: watch::Receiver<Option<BTreeSet<String>>>,
+    discovery: Discovery,
+    ready: Readiness,
+    stop: CancellationToken,
+) {
+    let tell = async {
+        let mut told = false;
+        loop {
+            if let Some(known) = drives.borrow_and_update().clone() {
+                discovery.set_drives(known);
+                ready.set_ready();
+                if !told {
+                    told = true;
+                    let report =
+                        node_status::report(client.clone(), facts.clone(), discovery.subscribe());
+                    tokio::spawn(stop.clone().run_until_cancelled_owned(report));
+                }
+            }
+            if drives.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    stop.run_until_cancelled(tell).await;
+}
+
+async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
+    let config = match kubeconfig {
+        Some(path) => {
+            let read = Kubeconfig::read_from(path).with_context(|| {
+                format!(
+                    "cannot read the kubeconfig {}; is the controller started (--embedded writes it)?",
+                    path.display()
+                )
+            })?;
+            kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())
+                .await
+                .with_context(|| format!("the kubeconfig {} is not usable", path.display()))?
+        }
+        None => kube::Config::incluster()
+            .context("not in a pod with a service account: give --kubeconfig FILE")?,
+    };
+    Client::try_from(config).context("cannot make a client of the API")
+}
+
+async fn discovery(args: &Args, site: &Site, uring: bool) -> anyhow::Result<Discovery> {
+    let only = match args.devices.as_slice() {
+        [] => None,
+        patterns => Some(
+            api::ellipsis::expand_all(patterns.iter().map(String::as_str)).context("--devices")?,
+        ),
+    };
+    let reader = Reader {
+        root: Root::default(),
+        policy: Policy {
+            node: site.node.clone(),
+            cluster_id: site.cluster_id.clone(),
+            drive_bytes_min: args.min_size.0,
+            allow_loop: args.allow_loop,
+            mount_root: site.state_dir.join("mnt"),
+        },
+        only,
+    };
+    let prober = block::probe::Prober::start(uring).context("cannot start the prober")?;
+    Discovery::start(reader, prober, BTreeSet::new())
+        .await
+        .context("cannot look at the block devices")
+}
+
+/// A token that is cancelled by the first SIGTERM or SIGINT.
+fn stop_on_signal() -> anyhow::Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let stop = CancellationToken::new();
+    let token = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        token.cancel();
+    });
+    Ok(stop)
+}

@@ -1,0 +1,305 @@
+//! How a Drive's status follows from what is done and found. Pure: an old status in, a new one out; and the smallest
+//! merge patch between two, so that nothing is written that is so already.
+
+use api::condition::{self, ConditionStatus, ConditionType};
+use api::drive::{DriveDevice, EraseLevel, EraseVerify, ErasedProof, Progress};
+use api::{Drive, DrivePhase, DriveStatus, LatencySummary, Reason};
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use crate::apply::{Attached, Outcome, Refusal};
+use crate::plan::{Action, Standing, refused_phase};
+use crate::probe::Seen;
+
+/// Change of used bytes, as a share of what is allocatable, below which it is not written.
+const USED_HYSTERESIS_SHARE: u64 = 100;
+
+/// Before an action begins.
+#[must_use]
+pub fn begun(drive: &Drive, status: &DriveStatus, action: &Action, now: Timestamp) -> DriveStatus {
+    let mut status = status.clone();
+    let Some(step) = action.step() else {
+        return status;
+    };
+    let (phase, reason) = match (
+        drive.metadata.deletion_timestamp.is_some(),
+        mounts_only(drive, action),
+    ) {
+        (true, _) => (DrivePhase::Removing, Reason::Removing),
+        // A remount of a drive that was in use shows nothing: it is done before anybody could read it.
+        (false, true) => return status,
+        (false, false) => (DrivePhase::Preparing, Reason::Preparing),
+    };
+    status.phase = phase;
+    status.reason = Some(reason);
+    status.message.clear();
+    status.incarnation.clone_from(&drive.metadata.uid);
+    let (done_bytes, total_bytes) = action.cursor();
+    let same = status
+        .progress
+        .as_ref()
+        .filter(|progress| progress.step == step);
+    status.progress = Some(Progress {
+        step,
+        done_bytes,
+        total_bytes,
+        since: same.map_or(now, |progress| progress.since),
+    });
+    status
+}
+
+fn mounts_only(drive: &Drive, action: &Action) -> bool {
+    matches!(action, Action::Mount { .. }) && crate::plan::was_in_use(drive)
+}
+
+/// After an action, or a piece of it.
+#[must_use]
+pub fn after(mut status: DriveStatus, outcome: &Outcome, now: Timestamp) -> DriveStatus {
+    match outcome {
+        Outcome::Unchanged | Outcome::Changed => {}
+        Outcome::Partly {
+            done_bytes,
+            total_bytes,
+            ..
+        } => {
+            if let Some(progress) = &mut status.progress {
+                progress.done_bytes = *done_bytes;
+                progress.total_bytes = *total_bytes;
+            }
+        }
+        Outcome::Gated(summary) => {
+            let latency = status.latency.get_or_insert_default();
+            latency.read = Some(LatencySummary::clone(summary));
+        }
+        Outcome::Erased {
+            method,
+            bytes,
+            whole,
+        } => {
+            status.erased = Some(ErasedProof {
+                method: method.as_str().to_owned(),
+                bytes: *bytes,
+                verified_bytes: 0,
+                verify: EraseVerify::None,
+                level: if *whole {
+                    EraseLevel::Logical
+                } else {
+                    EraseLevel::Signatures
+                },
+                at: now,
+            });
+        }
+        Outcome::Verified { bytes, verify } => {
+            if let Some(erased) = &mut status.erased {
+                erased.verified_bytes = *bytes;
+                erased.verify = *verify;
+                erased.at = now;
+            }
+        }
+        Outcome::Attached(attached) => attach(&mut status, attached, now),
+    }
+    status
+}
+
+fn attach(status: &mut DriveStatus, attached: &Attached, now: Timestamp) {
+    status.phase = DrivePhase::Ready;
+    status.reason = Some(Reason::Ready);
+    status.message.clear();
+    status.progress = None;
+    set_capacity(status, attached.capacity);
+    ready(status, ConditionStatus::True, Reason::Ready, "", now);
+    let (enforced, reason) = if attached.quota_enforced {
+        (ConditionStatus::True, Reason::QuotaSupported)
+    } else {
+        (ConditionStatus::False, Reason::QuotaUnsupported)
+    };
+    let type_ = ConditionType::CapacityEnforced;
+    condition::set(
+        &mut status.conditions,
+        type_,
+        enforced,
+        reason,
+        reason.meaning(),
+        now,
+    );
+}
+
+fn ready(
+    status: &mut DriveStatus,
+    truth: ConditionStatus,
+    reason: Reason,
+    message: &str,
+    now: Timestamp,
+) {
+    condition::set(
+        &mut status.conditions,
+        ConditionType::Ready,
+        truth,
+        reason,
+        message,
+        now,
+    );
+}
+
+/// Sets the capacity, leaving used bytes as they are while they hardly moved.
+pub fn set_capacity(status: &mut DriveStatus, mut capacity: api::drive::DriveCapacity) {
+    if let Some(old) = &status.capacity {
+        let moved = old.used_bytes.abs_diff(capacity.used_bytes);
+        if moved <= capacity.allocatable_bytes / USED_HYSTERESIS_SHARE {
+            capacity.used_bytes = old.used_bytes;
+        }
+    }
+    status.capacity = Some(capacity);
+}
+
+/// An action was refused. The cursor stays, so that a later try goes on from it.
+#[must_use]
+pub fn refused(
+    drive: &Drive,
+    mut status: DriveStatus,
+    refusal: &Refusal,
+    now: Timestamp,
+) -> DriveStatus {
+    let standing = Standing {
+        phase: refused_phase(drive),
+        reason: refusal.reason,
+        message: refusal.message.clone(),
+    };
+    stood(&mut status, &standing, now);
+    status
+}
+
+/// There is nothing to do, and this is how it stands.
+pub fn stood(status: &mut DriveStatus, standing: &Standing, now: Timestamp) {
+    status.phase = standing.phase;
+    status.reason = Some(standing.reason);
+    status.message.clone_from(&standing.message);
+    let message = match standing.message.as_str() {
+        "" => standing.reason.meaning(),
+        message => message,
+    };
+    ready(
+        status,
+        ConditionStatus::False,
+        standing.reason,
+        message,
+        now,
+    );
+}
+
+/// The device as it is now.
+#[must_use]
+pub fn device(seen: &Seen) -> DriveDevice {
+    let facts = &seen.facts;
+    DriveDevice {
+        name: facts.name.clone(),
+        identity: seen.fingerprint.identity.clone(),
+        model: facts.model.clone(),
+        serial: facts.serial.clone(),
+        firmware: facts.firmware.clone(),
+        transport: Some(facts.transport),
+        rotational: facts.rotational,
+    }
+}
+
+/// The merge patch that makes `old` into `new`, or nothing. The verdict is the controller's and is never touched.
+#[must_use]
+pub fn patch(old: &DriveStatus, new: &DriveStatus) -> Option<Value> {
+    let value = |status: &DriveStatus| {
+        let status = DriveStatus {
+            verdict: None,
+            ..status.clone()
+        };
+        serde_json::to_value(status).unwrap_or_default()
+    };
+    merge_patch(&value(old), &value(new)).map(|status| serde_json::json!({ "status": status }))
+}
+
+/// RFC 7386: objects are merged, all else is replaced, what is gone becomes null.
+#[must_use]
+pub fn merge_patch(old: &Value, new: &Value) -> Option<Value> {
+    let (Value::Object(old_map), Value::Object(new_map)) = (old, new) else {
+        return (old != new).then(|| new.clone());
+    };
+    let mut changes = Map::new();
+    for (key, value) in new_map {
+        match old_map.get(key) {
+            Some(before) => {
+                if let Some(change) = merge_patch(before, value) {
+                    changes.insert(key.clone(), change);
+                }
+            }
+            None => {
+                changes.insert(key.clone(), value.clone());
+            }
+        }
+    }
+    for key in old_map.keys().filter(|key| !new_map.contains_key(*key)) {
+        changes.insert(key.clone(), Value::Null);
+    }
+    (!changes.is_empty()).then_some(Value::Object(changes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn merge_patches() {
+        let cases = [
+            (json!({"a": 1}), json!({"a": 1}), None),
+            (json!({"a": 1}), json!({"a": 2}), Some(json!({"a": 2}))),
+            (
+                json!({"a": {"b": 1, "c": 2}}),
+                json!({"a": {"b": 1}}),
+                Some(json!({"a": {"c": null}})),
+            ),
+            (
+                json!({"a": [1, 2]}),
+                json!({"a": [1]}),
+                Some(json!({"a": [1]})),
+            ),
+            (
+                json!({}),
+                json!({"a": {"b": 1}}),
+                Some(json!({"a": {"b": 1}})),
+            ),
+            (
+                json!({"a": {"b": 1}}),
+                json!({"a": 3}),
+                Some(json!({"a": 3})),
+            ),
+        ];
+        for (old, new, expected) in cases {
+            assert_eq!(merge_patch(&old, &new), expected, "{old} to {new}");
+        }
+    }
+
+    #[test]
+    fn the_verdict_is_not_ours() {
+        let verdict = json!({
+            "state": "Slow", "reason": "Slow", "message": "", "since": "2026-01-01T00:00:00Z",
+        });
+        let judged = DriveStatus {
+            verdict: serde_json::from_value(verdict).unwrap(),
+            ..DriveStatus::default()
+        };
+        assert_eq!(patch(&judged, &DriveStatus::default()), None);
+        assert_eq!(patch(&DriveStatus::default(), &judged), None);
+    }
+
+    #[test]
+    fn used_bytes_are_written_when_they_moved() {
+        let capacity = |used_bytes| api::drive::DriveCapacity {
+            total_bytes: 1000,
+            allocatable_bytes: 1000,
+            used_bytes,
+        };
+        let mut status = DriveStatus::default();
+        for (used, written) in [(0, 0), (10, 0), (11, 11), (2, 11), (0, 0)] {
+            set_capacity(&mut status, capacity(used));
+            assert_eq!(status.capacity.unwrap().used_bytes, written);
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! The command line, in fio's words where the meaning is fio's, and what it asks for, checked once.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use block::extents::Extent;
+use block::sim::SimModel;
+use block::{Choice, Geometry};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use bench::{Limits, Pattern, SteadyState, Workload};
+
+/// Measures how fast a file or block device answers.
+#[derive(Debug, Parser)]
+#[command(name = "ringpv-bench", version, about)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Runs one workload and says what was measured.
+    #[command(after_help = AFTER_HELP)]
+    Run(Box<Run>),
+}
+
+const AFTER_HELP: &str = "\
+Reading needs no more than the right to read. Writing destroys what is there: on a block device it needs
+--fingerprint with the word that identifies the device and what it holds now (asked to write without it,
+ringpv-bench shows both and writes nothing), on a regular file --write-file. A device in use is never written to.
+
+Exit codes: 0 measured, 1 refused, 2 wrong usage, 3 failed (errors, no answer, cancelled).
+
+Examples:
+  ringpv-bench run /dev/nvme1n1
+  ringpv-bench run /dev/nvme1n1 --rw read --bs 1m --iodepth 8 --runtime 10s --json
+  ringpv-bench run scratch.img --rw randrw --rwmixread 70 --write-file --ops 100000
+  ringpv-bench run --engine null --ops 10000000";
+
+/// What to run, on what, for how long.
+#[derive(Args, Debug)]
+pub(crate) struct Run {
+    /// A block device or regular file; none for the engines null and sim
+    pub(crate) target: Option<PathBuf>,
+    /// Pattern: read, write, rw, randread, randwrite, randrw
+    #[arg(long, default_value = "randread", visible_alias = "readwrite")]
+    pub(crate) rw: Pattern,
+    /// Bytes per operation: 512, 4k, 1m
+    #[arg(long, default_value = "4k", alias = "blocksize", value_parser = parse_bytes)]
+    pub(crate) bs: u64,
+    /// Operations in flight
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) iodepth: u32,
+    /// Share of reads in percent, for rw and randrw
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub(crate) rwmixread: u32,
+    /// Ends after this time: 3s, 500ms, 2m; a bare number is seconds. 10s where nothing else ends the run
+    #[arg(long, value_parser = parse_duration)]
+    pub(crate) runtime: Option<Duration>,
+    /// Ends after so many operations
+    #[arg(long, aliases = ["number_ios", "number-ios"])]
+    pub(crate) ops: Option<u64>,
+    /// Ends after so many bytes
+    #[arg(long, alias = "io_size", value_parser = parse_bytes)]
+    pub(crate) io_size: Option<u64>,
+    /// At most so many bytes a second
+    #[arg(long, value_parser = parse_bytes)]
+    pub(crate) rate: Option<u64>,
+    /// At most so many operations a second
+    #[arg(long, alias = "rate_iops", conflicts_with = "rate")]
+    pub(crate) rate_iops: Option<u64>,
+    /// Not measured at the beginning
+    #[arg(long, default_value = "0", aliases = ["ramp_time", "ramp-time"], value_parser = parse_duration)]
+    pub(crate) warm_up: Duration,
+    /// Ends when settled: iops:2%, iops_slope:0.3%, bw…, lat…
+    #[arg(long, aliases = ["steadystate", "ss"])]
+    pub(crate) steady_state: Option<SteadyState>,
+    /// Seconds over which it must have settled
+    #[arg(long, default_value = "10s", aliases = ["steadystate_duration", "ss_dur"], value_parser = parse_duration)]
+    pub(crate) steady_state_duration: Duration,
+    /// Begins here
+    #[arg(long, default_value = "0", value_parser = parse_bytes)]
+    pub(crate) offset: u64,
+    /// Stays within so many bytes from there; the size of the device that null and sim simulate
+    #[arg(long, value_parser = parse_bytes, default_value_if("engine", "null", "1g"), default_value_if("engine", "sim", "1g"))]
+    pub(crate) size: Option<u64>,
+    /// Seed of the offsets and of what is written
+    #[arg(long, default_value_t = 0)]
+    pub(crate) randseed: u64,
+    /// How the device is touched
+    #[arg(long, default_value = "auto", alias = "ioengine")]
+    pub(crate) engine: Engine,
+    /// What sim simulates
+    #[arg(long, default_value = "nvme")]
+    pub(crate) sim_model: Model,
+    /// fio's JSON instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The device's fingerprint: yes, overwrite this one
+    #[arg(long, conflicts_with = "write_file")]
+    pub(crate) fingerprint: Option<String>,
+    /// Yes, overwrite this regular file
+    #[arg(long)]
+    pub(crate) write_file: bool,
+}
+
+/// Engines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Engine {
+    /// io_uring where it works, else threads
+    Auto,
+    /// io_uring or nothing
+    Uring,
+    /// pread and pwrite on threads
+    Threads,
+    /// Completes at once: what the loop itself costs
+    Null,
+    /// A simulated drive in virtual time
+    Sim,
+}
+
+impl Engine {
+    /// The choice of a real engine, if it is one.
+    pub(crate) const fn real(self) -> Option<Choice> {
+        match self {
+            Self::Auto => Some(Choice::Auto),
+            Self::Uring => Some(Choice::Uring),
+            Self::Threads => Some(Choice::Threads),
+            Self::Null | Self::Sim => None,
+        }
+    }
+}
+
+/// Drives that sim knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Model {
+    /// An NVMe drive
+    Nvme,
+    /// A SATA SSD
+    Ssd,
+    /// A disk that turns
+    Disk,
+}
+
+impl Model {
+    /// Its figures.
+    pub(crate) const fn figures(self) -> SimModel {
+        match self {
+            Self::Nvme => SimModel::NVME,
+            Self::Ssd => SimModel::SSD,
+            Self::Disk => SimModel::DISK,
+        }
+    }
+}
+
+/// Where nothing else ends a run.
+const RUNTIME: Duration = Duration::from_secs(10);
+
+impl Run {
+    /// The workload on a device of this geometry.
+    pub(crate) fn workload(&self, geometry: Geometry) -> Result<Workload, String> {
+        let block_bytes = u32::try_from(self.bs)
+            .ok()
+            .filter(|bytes| (1..=BLOCK_BYTES_MAX).contains(bytes))
+            .ok_or_else(|| format!("--bs {}: between 1 byte and 64 MiB", self.bs))?;
+        let mut workload = Workload::new(self.rw, block_bytes, self.iodepth);
+        workload.read_percent = self.rwmixread;
+        workload.seed = self.randseed;
+        if self.offset > 0 || self.size.is_some() {
+            let rest = geometry
+                .size_bytes
+                .checked_sub(self.offset)
+                .ok_or_else(|| {
+                    format!(
+                        "--offset {} is beyond the end at {}",
+                        self.offset, geometry.size_bytes
+                    )
+                })?;
+            workload.extents = vec![Extent {
+                offset: self.offset,
+                bytes: self.size.map_or(rest, |size| size.min(rest)),
+            }];
+        }
+        Ok(workload)
+    }
+
+    /// When it ends.
+    pub(crate) fn limits(&self) -> Result<Limits, String> {
+        let endless = self.runtime.is_none() && self.ops.is_none() && self.io_size.is_none();
+        let rate_iops = match (self.rate_iops, self.rate) {
+            (None, None) => None,
+            (Some(rate), _) => Some(rate),
+            (None, Some(rate)) => Some(rate / self.bs.max(1)),
+        };
+        if rate_iops == Some(0) {
+            return Err("a rate below one operation a second".into());
+        }
+        if self.runtime == Some(Duration::ZERO) || self.ops == Some(0) || self.io_size == Some(0) {
+            return Err("a limit of nothing leaves nothing to measure".into());
+        }
+        Ok(Limits {
+            duration: self.runtime.or(endless.then_some(RUNTIME)),
+            operations: self.ops,
+            bytes: self.io_size,
+            warm_up: self.warm_up,
+            rate_iops,
+            steady_state: self.steady_state.map(|steady| SteadyState {
+                window: self.steady_state_duration,
+                ..steady
+            }),
+            answer_within: Limits::ANSWER_WITHIN,
+        })
+    }
+}
+
+/// The largest block.
+const BLOCK_BYTES_MAX: u32 = 64 << 20;
+
+/// `4096`, `4k`, `1m`, `2g`, `1t`, with or without `iB` or `b`: powers of 1024, as fio has it.
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let lower = text.to_ascii_lowercase();
+    let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = lower.get(digits.len()..).unwrap_or_default();
+    let shift = match unit {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        _ => return Err(format!("{unit:?} is not one of k, m, g, t")),
+    };
+    digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(1 << shift))
+        .ok_or_else(|| "a whole number with k, m, g or t behind it".into())
+}
+
+/// `3`, `3s`, `500ms`, `2m`, `1h`, `100us`.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = text.get(digits.len()..).unwrap_or_default();
+    let micros = match unit {
+        "" | "s" => 1_000_000,
+        "us" => 1,
+        "ms" => 1_000,
+        "m" => 60_000_000,
+        "h" => 3_600_000_000,
+        _ => return Err(format!("{unit:?} is not one of us, ms, s, m, h")),
+    };
+    digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(micros))
+        .map(Duration::from_micros)
+        .ok_or_else(|| "a whole number with us, ms, s, m or h behind it".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_times() {
+        for (text, bytes) in [
+            ("512", 512),
+            ("4k", 4096),
+            ("1M", 1 << 20),
+            ("2GiB", 2 << 30),
+            ("1tb", 1 << 40),
+        ] {
+            assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "k", "4x", "-1", "1.5k", "99999999999t", "4 k"] {
+            assert!(parse_bytes(text).is_err(), "{text}");
+        }
+        for (text, millis) in [
+            ("3", 3000),
+            ("3s", 3000),
+            ("500ms", 500),
+            ("2m", 120_000),
+            ("1h", 3_600_000),
+        ] {
+            assert_eq!(
+                parse_duration(text),
+                Ok(Duration::from_millis(millis)),
+                "{text}"
+            );
+        }
+        for text in ["", "s", "3d", "1.5s", "-1s", "99999999999999999h"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    fn run(args: &[&str]) -> Result<Run, clap::Error> {
+        let args = [&["ringpv-bench", "run"], args].concat();
+        Cli::try_parse_from(args).map(|cli| match cli.command {
+            Command::Run(run) => *run,
+        })
+    }
+
+    #[test]
+    fn usage() {
+        for good in [
+            &["/dev/x"][..],
+            &["/dev/x", "--size", "1g", "--rate_iops", "5"],
+            &["--engine", "null"],
+            &["--engine", "sim", "--sim-model", "disk"],
+            &[
+                "/dev/x",
+                "--ss",
+                "iops:2%",
+                "--ss_dur",
+                "5s",
+                "--ramp_time",
+                "2",
+            ],
+        ] {
+            run(good).unwrap_or_else(|error| panic!("{good:?}: {error}"));
+        }
+        for bad in [
+            &["/dev/x", "--rw", "trim"][..],
+            &["/dev/x", "--iodepth", "0"],
+            &["/dev/x", "--iodepth", "1025"],
+            &["/dev/x", "--rwmixread", "101"],
+            &["/dev/x", "--fingerprint", "a", "--write-file"],
+            &["/dev/x", "--rate", "1m", "--rate-iops", "5"],
+        ] {
+            assert!(run(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn limits_and_workloads() {
+        let geometry = Geometry {
+            size_bytes: 1 << 20,
+            sector_bytes: 512,
+        };
+        let plain = run(&["/dev/x"]).unwrap();
+        assert_eq!(plain.limits().unwrap().duration, Some(RUNTIME));
+        assert_eq!(plain.workload(geometry).unwrap().extents, []);
+        let ops = run(&["/dev/x", "--ops", "5", "--rate", "8k"]).unwrap();
+        let limits = ops.limits().unwrap();
+        assert_eq!(
+            (limits.duration, limits.operations, limits.rate_iops),
+            (None, Some(5), Some(2))
+        );
+        let part = run(&["/dev/x", "--offset", "512k", "--size", "1g"]).unwrap();
+        let extents = part.workload(geometry).unwrap().extents;
+        assert_eq!(
+            extents,
+            [Extent {
+                offset: 1 << 19,
+                bytes: 1 << 19
+            }]
+        );
+        for bad in [
+            &["/dev/x", "--runtime", "0"][..],
+            &["/dev/x", "--ops", "0"],
+            &["/dev/x", "--rate", "1k"],
+        ] {
+            assert!(run(bad).unwrap().limits().is_err(), "{bad:?}");
+        }
+        for bad in [
+            &["/dev/x", "--bs", "0"][..],
+            &["/dev/x", "--bs", "1g"],
+            &["/dev/x", "--offset", "1g"],
+        ] {
+            assert!(run(bad).unwrap().workload(geometry).is_err(), "{bad:?}");
+        }
+    }
+}

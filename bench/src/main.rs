@@ -1,0 +1,191 @@
+//! `ringpv-bench`: the library by hand, on a file or device.
+#![forbid(unsafe_code)]
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context as _;
+use bench::report::{bytes, count, time};
+use bench::{End, Progress, Report, RunError, run};
+use block::null::Null;
+use block::sim::{SimClock, SimDrive};
+use block::{Choice, Device, Geometry, Options, ReadOnly, ReadWrite, Target, open, probe_backend};
+use clap::Parser as _;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use nix::sys::signal::{SigSet, Signal};
+
+mod args;
+mod permit;
+
+use args::{Cli, Command, Engine, Run};
+
+const REFUSED: u8 = 1;
+const USAGE: u8 = 2;
+const FAILED: u8 = 3;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let Command::Run(args) = cli.command;
+    match measure(&args) {
+        Ok(report) => {
+            let text = if args.json {
+                format!("{:#}\n", report.json())
+            } else {
+                report.text()
+            };
+            // A reader that went away is no reason to fail.
+            let _gone = std::io::stdout().write_all(text.as_bytes()).is_err();
+            verdict(&report)
+        }
+        Err(error) => {
+            let _gone = writeln!(std::io::stderr(), "ringpv-bench: {error:#}").is_err();
+            ExitCode::from(code(&error))
+        }
+    }
+}
+
+fn verdict(report: &Report) -> ExitCode {
+    match report.end {
+        End::Limit | End::Steady if report.errors() == 0 && report.unanswered == 0 => {
+            ExitCode::SUCCESS
+        }
+        End::Limit | End::Steady | End::Cancelled | End::Errors | End::Unanswered => {
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// What could not be asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
+fn code(error: &anyhow::Error) -> u8 {
+    let impossible = matches!(
+        error.downcast_ref(),
+        Some(RunError::Workload { .. } | RunError::Endless)
+    );
+    if error.is::<Usage>() || impossible {
+        USAGE
+    } else if error.is::<permit::Refusal>() {
+        REFUSED
+    } else {
+        FAILED
+    }
+}
+
+fn measure(args: &Run) -> anyhow::Result<Report> {
+    let limits = args.limits().map_err(Usage)?;
+    // Before any thread starts, so that each of them leaves the signals to the one that waits for them.
+    let cancel = cancel_on_signal()?;
+    let mut device = device(args)?;
+    let workload = args.workload(device.geometry()).map_err(Usage)?;
+    let live = live();
+    let mut show = |progress: &Progress| show(&live, progress);
+    let report = run(&mut *device, &workload, &limits, &mut show, &cancel);
+    live.finish_and_clear();
+    Ok(report?)
+}
+
+fn device(args: &Run) -> anyhow::Result<Box<dyn Device>> {
+    let block_bytes = usize::try_from(args.bs).unwrap_or(usize::MAX).min(64 << 20);
+    let options = Options::new(args.iodepth, block_bytes);
+    let simulated = Geometry {
+        size_bytes: args.offset.saturating_add(args.size.unwrap_or(0)),
+        sector_bytes: 512,
+    };
+    match (args.engine, &args.target) {
+        (Engine::Null, _) => Ok(Box::new(Null::new(simulated, options))),
+        (Engine::Sim, _) => {
+            let model = args.sim_model.figures();
+            let drive = SimDrive::new("sim", simulated, model, SimClock::default(), args.randseed);
+            Ok(Box::new(drive.open::<ReadWrite>(options)))
+        }
+        (Engine::Auto | Engine::Uring | Engine::Threads, Some(path)) => {
+            real(args, path, args.engine.real().unwrap_or_default(), options)
+        }
+        (Engine::Auto | Engine::Uring | Engine::Threads, None) => {
+            Err(Usage("name a block device or a file (or --engine null or sim)".into()).into())
+        }
+    }
+}
+
+fn real(
+    args: &Run,
+    path: &Path,
+    choice: Choice,
+    options: Options,
+) -> anyhow::Result<Box<dyn Device>> {
+    let backend = probe_backend(choice)?;
+    if let (Choice::Auto, block::Backend::Threads { why }) = (choice, backend) {
+        let _gone = writeln!(std::io::stderr(), "ringpv-bench: threads are used: {why}").is_err();
+    }
+    if args.rw.writes() {
+        let target = permit::writable(path, args.write_file, args.fingerprint.as_deref())?;
+        return Ok(open(backend, target, options)?);
+    }
+    if args.write_file || args.fingerprint.is_some() {
+        let words = "--write-file and --fingerprint go with a pattern that writes";
+        return Err(Usage(words.into()).into());
+    }
+    let target = Target::<ReadOnly>::open(path)?;
+    Ok(open(backend, target, options)?)
+}
+
+/// The first Ctrl-C (or SIGTERM) ends the run with what was measured until then, the second ends the process.
+fn cancel_on_signal() -> anyhow::Result<Arc<AtomicBool>> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGINT);
+    signals.add(Signal::SIGTERM);
+    signals.thread_block().context("cannot block signals")?;
+    let cancel = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&cancel);
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            if signals.wait().is_ok() {
+                told.store(true, Ordering::Relaxed);
+                // From now on they act as they always do, on this thread.
+                let _blocked = signals.thread_unblock().is_err();
+                loop {
+                    std::thread::park();
+                }
+            }
+        })
+        .context("cannot start a thread")?;
+    Ok(cancel)
+}
+
+/// A line that is there while the run is, on a terminal only.
+fn live() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::with_draw_target(Some(1000), ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template("{bar:24} {percent:>3}%  {msg}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a share between 0 and 1, in thousandths"
+)]
+fn show(live: &ProgressBar, progress: &Progress) {
+    live.set_message(if progress.warming_up {
+        "warming up".to_owned()
+    } else {
+        format!(
+            "{} IOPS  {}/s  p99 {}",
+            count(progress.iops),
+            bytes(progress.bytes_per_second),
+            time(progress.p99_ns),
+        )
+    });
+    live.set_position((progress.share * 1000.0) as u64);
+}

@@ -1,0 +1,445 @@
+//! What a run found, as numbers, as text for people and as JSON. The JSON uses fio's keys where the meaning is fio's, so that
+//! what reads fio's output reads this; what fio has not stands under `ringpv`.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use block::IoError;
+use serde_json::{Map, Value, json};
+
+use crate::histogram::Histogram;
+use crate::run::End;
+use crate::steady::{Measure, SteadyState};
+use crate::workload::Workload;
+
+/// The outcome of a run.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Device.
+    pub device: String,
+    /// Engine: `uring`, `threads`, `null`, `sim`.
+    pub engine: &'static str,
+    /// What the engine ran with.
+    pub description: String,
+    /// What was run.
+    pub workload: Workload,
+    /// Why it ended.
+    pub end: End,
+    /// Measured time.
+    pub elapsed: Duration,
+    /// Reads.
+    pub read: Side,
+    /// Writes.
+    pub write: Side,
+    /// Operations that the device had not answered at the end.
+    pub unanswered: u64,
+    /// CPU time of the process while measuring.
+    pub cpu: Cpu,
+    /// One for each second.
+    pub samples: Vec<Sample>,
+    /// The criterion, if one was given.
+    pub steady_state: Option<SteadyState>,
+}
+
+/// Reads, or writes.
+#[derive(Clone, Debug, Default)]
+pub struct Side {
+    /// Operations that succeeded.
+    pub operations: u64,
+    /// Bytes that they moved.
+    pub bytes: u64,
+    /// Operations that failed.
+    pub errors: u64,
+    /// The first of those.
+    pub first_error: Option<IoError>,
+    /// Latencies of those that succeeded.
+    pub latency: Histogram,
+}
+
+/// CPU time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cpu {
+    /// In the program.
+    pub user: Duration,
+    /// In the kernel on its behalf.
+    pub system: Duration,
+}
+
+/// One second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sample {
+    /// Operations a second.
+    pub iops: f64,
+    /// Bytes a second.
+    pub bytes_per_second: f64,
+    /// Mean latency.
+    pub latency_ns: f64,
+}
+
+impl Sample {
+    /// The samples of one measure.
+    #[must_use]
+    pub fn series(samples: &[Self], measure: Measure) -> Vec<f64> {
+        let of = |sample: &Self| match measure {
+            Measure::Iops => sample.iops,
+            Measure::Bandwidth => sample.bytes_per_second,
+            Measure::Latency => sample.latency_ns,
+        };
+        samples.iter().map(of).collect()
+    }
+}
+
+/// The percentiles that are shown: those of fio's own list that people read.
+pub const PERCENTILES: [f64; 9] = [1.0, 10.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.9, 99.99];
+
+impl Side {
+    /// Operations a second over `elapsed`.
+    #[must_use]
+    pub fn iops(&self, elapsed: Duration) -> f64 {
+        over(self.operations, elapsed)
+    }
+
+    /// Bytes a second over `elapsed`.
+    #[must_use]
+    pub fn bytes_per_second(&self, elapsed: Duration) -> f64 {
+        over(self.bytes, elapsed)
+    }
+
+    const fn is_used(&self) -> bool {
+        self.operations + self.errors > 0
+    }
+
+    /// fio's object for one direction.
+    fn json(&self, elapsed: Duration, samples: &[Sample]) -> Value {
+        let bytes_per_second = self.bytes_per_second(elapsed);
+        let mut object = json!({
+            "io_bytes": self.bytes,
+            "io_kbytes": self.bytes / 1024,
+            "bw_bytes": whole(bytes_per_second),
+            "bw": whole(bytes_per_second / 1024.0),
+            "iops": self.iops(elapsed),
+            "runtime": millis(elapsed),
+            "total_ios": self.operations,
+            "lat_ns": self.latency_json(),
+        });
+        let iops = Sample::series(samples, Measure::Iops);
+        if let (Some(object), false) = (object.as_object_mut(), iops.is_empty()) {
+            let n = iops.len() as f64;
+            let mean = iops.iter().sum::<f64>() / n;
+            let variance = iops.iter().map(|one| (one - mean).powi(2)).sum::<f64>() / n;
+            object.insert(
+                "iops_min".into(),
+                json!(iops.iter().copied().fold(f64::MAX, f64::min)),
+            );
+            object.insert(
+                "iops_max".into(),
+                json!(iops.iter().copied().fold(0.0, f64::max)),
+            );
+            object.insert("iops_mean".into(), json!(mean));
+            object.insert("iops_stddev".into(), json!(variance.sqrt()));
+            object.insert("iops_samples".into(), json!(iops.len()));
+        }
+        object
+    }
+
+    fn latency_json(&self) -> Value {
+        let mut percentile = Map::new();
+        if self.latency.count() > 0 {
+            for percent in PERCENTILES {
+                let value = self.latency.percentile_ns(percent);
+                percentile.insert(format!("{percent:.6}"), json!(value));
+            }
+        }
+        json!({
+            "min": self.latency.min_ns(),
+            "max": self.latency.max_ns(),
+            "mean": self.latency.mean_ns(),
+            "stddev": self.latency.stdev_ns(),
+            "N": self.latency.count(),
+            "percentile": percentile,
+        })
+    }
+}
+
+impl Report {
+    /// Operations a second, reads and writes together.
+    #[must_use]
+    pub fn iops(&self) -> f64 {
+        self.read.iops(self.elapsed) + self.write.iops(self.elapsed)
+    }
+
+    /// Bytes a second, reads and writes together.
+    #[must_use]
+    pub fn bytes_per_second(&self) -> f64 {
+        self.read.bytes_per_second(self.elapsed) + self.write.bytes_per_second(self.elapsed)
+    }
+
+    /// Operations that failed.
+    #[must_use]
+    pub const fn errors(&self) -> u64 {
+        self.read.errors + self.write.errors
+    }
+
+    /// The first operation that failed.
+    #[must_use]
+    pub fn first_error(&self) -> Option<&IoError> {
+        self.read
+            .first_error
+            .as_ref()
+            .or(self.write.first_error.as_ref())
+    }
+
+    /// As fio's JSON output has it.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        let seconds = self.elapsed.as_secs_f64().max(1e-9);
+        let percent = |time: Duration| time.as_secs_f64() / seconds * 100.0;
+        // fio samples both directions together only where there is one.
+        let (reads, writes) = match (self.read.is_used(), self.write.is_used()) {
+            (true, true) => (&[][..], &[][..]),
+            (true, false) => (&self.samples[..], &[][..]),
+            (false, _) => (&[][..], &self.samples[..]),
+        };
+        let mut job = json!({
+            "jobname": self.name(),
+            "error": i32::from(self.errors() + self.unanswered > 0),
+            "elapsed": self.elapsed.as_secs(),
+            "job options": {
+                "filename": self.device,
+                "rw": self.workload.pattern.as_str(),
+                "bs": self.workload.block_bytes.to_string(),
+                "iodepth": self.workload.depth.to_string(),
+                "ioengine": self.engine,
+                "direct": "1",
+                "randseed": self.workload.seed.to_string(),
+            },
+            "read": self.read.json(self.elapsed, reads),
+            "write": self.write.json(self.elapsed, writes),
+            "usr_cpu": percent(self.cpu.user),
+            "sys_cpu": percent(self.cpu.system),
+            "total_err": self.errors(),
+        });
+        if let (Some(steady), Some(job)) = (self.steady_state, job.as_object_mut()) {
+            let series = Sample::series(&self.samples, steady.measure);
+            job.insert(
+                "steadystate".into(),
+                json!({
+                    "ss": steady.to_string(),
+                    "duration": steady.window.as_secs(),
+                    "attained": i32::from(self.end == End::Steady),
+                    "criterion": steady.criterion_percent(&series),
+                    "data": { "iops": Sample::series(&self.samples, Measure::Iops) },
+                }),
+            );
+        }
+        json!({
+            "ringpv-bench version": env!("CARGO_PKG_VERSION"),
+            "jobs": [job],
+            "ringpv": {
+                "engine": self.description,
+                "end": self.end.as_str(),
+                "unanswered": self.unanswered,
+                "firstError": self.first_error().map(sentence),
+                "readHistogram": self.read.latency.encode(),
+                "writeHistogram": self.write.latency.encode(),
+            },
+        })
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = format!("{} on {}\n", self.name(), self.device);
+        let mut line = |key: &str, value: String| {
+            // Writing to a string cannot fail.
+            let _ok = writeln!(text, "  {key:<9}{value}").is_ok();
+        };
+        line("engine", self.description.clone());
+        for (name, side) in [("read", &self.read), ("write", &self.write)] {
+            if !side.is_used() {
+                continue;
+            }
+            line(
+                name,
+                format!(
+                    "{} IOPS   {}/s   {} operations in {:.2} s",
+                    count(side.iops(self.elapsed)),
+                    bytes(side.bytes_per_second(self.elapsed)),
+                    side.operations,
+                    self.elapsed.as_secs_f64(),
+                ),
+            );
+            line("", latency_line(&side.latency));
+            if let Some(error) = &side.first_error {
+                line(
+                    "errors",
+                    format!("{}; the first: {}", side.errors, sentence(error)),
+                );
+            }
+        }
+        let operations = (self.read.operations + self.write.operations).max(1) as f64;
+        let micros = |time: Duration| time.as_secs_f64() * 1e6 / operations;
+        line(
+            "cpu",
+            format!(
+                "{:.2} µs user and {:.2} µs system per operation",
+                micros(self.cpu.user),
+                micros(self.cpu.system)
+            ),
+        );
+        if let Some(steady) = self.steady_state {
+            let attained = if self.end == End::Steady {
+                "attained"
+            } else {
+                "not attained"
+            };
+            line(
+                "steady",
+                format!("{steady} over {} s: {attained}", steady.window.as_secs()),
+            );
+        }
+        match self.end {
+            End::Limit | End::Steady => {}
+            End::Cancelled => line("end", "cancelled before its limit".into()),
+            End::Errors => line("end", "too many errors".into()),
+            End::Unanswered => line(
+                "end",
+                format!("{} operations were never answered", self.unanswered),
+            ),
+        }
+        text
+    }
+
+    /// `randread-4k-qd32`
+    #[must_use]
+    pub fn name(&self) -> String {
+        let Workload {
+            pattern,
+            block_bytes,
+            depth,
+            ..
+        } = &self.workload;
+        let size = match block_bytes {
+            bytes if bytes.is_multiple_of(1 << 20) => format!("{}m", bytes >> 20),
+            bytes if bytes.is_multiple_of(1 << 10) => format!("{}k", bytes >> 10),
+            bytes => bytes.to_string(),
+        };
+        format!("{pattern}-{size}-qd{depth}")
+    }
+}
+
+impl End {
+    /// As one word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Limit => "limit",
+            Self::Steady => "steady",
+            Self::Cancelled => "cancelled",
+            Self::Errors => "errors",
+            Self::Unanswered => "unanswered",
+        }
+    }
+}
+
+fn latency_line(latency: &Histogram) -> String {
+    let mut line = format!(
+        "min {}  mean {}",
+        time(latency.min_ns()),
+        time(latency.mean_ns())
+    );
+    for (name, percent) in [
+        ("p50", 50.0),
+        ("p90", 90.0),
+        ("p99", 99.0),
+        ("p99.9", 99.9),
+        ("p99.99", 99.99),
+    ] {
+        let _ok = write!(line, "  {name} {}", time(latency.percentile_ns(percent))).is_ok();
+    }
+    let _ok = write!(line, "  max {}", time(latency.max_ns())).is_ok();
+    line
+}
+
+fn sentence(error: &IoError) -> String {
+    format!("{error}: {}", error.cause)
+}
+
+fn over(amount: u64, elapsed: Duration) -> f64 {
+    let seconds = elapsed.as_secs_f64();
+    if seconds > 0.0 {
+        amount as f64 / seconds
+    } else {
+        0.0
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a rate, not negative; a float that does not fit becomes the largest number"
+)]
+const fn whole(value: f64) -> u64 {
+    value as u64
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A number in steps of `base`, with three digits or more.
+fn scaled(value: f64, base: f64, units: &[&str]) -> String {
+    let mut value = value;
+    let mut unit = "";
+    for next in units {
+        unit = next;
+        if value < base {
+            break;
+        }
+        if next != units.last().unwrap_or(&"") {
+            value /= base;
+        }
+    }
+    let digits = match value {
+        value if value < 10.0 => 2,
+        value if value < 100.0 => 1,
+        _ => 0,
+    };
+    format!("{value:.digits$}{unit}")
+}
+
+/// `312k`
+#[must_use]
+pub fn count(value: f64) -> String {
+    scaled(value, 1000.0, &["", "k", "M", "G"])
+}
+
+/// `1.19 GiB`
+#[must_use]
+pub fn bytes(value: f64) -> String {
+    scaled(value, 1024.0, &[" B", " KiB", " MiB", " GiB", " TiB"])
+}
+
+/// `66.1 µs`
+#[must_use]
+pub fn time(nanos: u64) -> String {
+    scaled(nanos as f64, 1000.0, &[" ns", " µs", " ms", " s"])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_for_people() {
+        assert_eq!(count(0.0), "0.00");
+        assert_eq!(count(999.0), "999");
+        assert_eq!(count(312_400.0), "312k");
+        assert_eq!(count(4_500_000.0), "4.50M");
+        assert_eq!(bytes(1_279_590_400.0), "1.19 GiB");
+        assert_eq!(time(4_300), "4.30 µs");
+        assert_eq!(time(66_120), "66.1 µs");
+        assert_eq!(time(60_000_000_000), "60.0 s");
+        assert_eq!(time(7_200_000_000_000), "7200 s");
+    }
+}

@@ -1,0 +1,418 @@
+//! A run under way: the loop's state, and each of its turns.
+
+use std::time::Duration;
+
+use block::random::Random;
+use block::{Buffer, Completion, Device, Op, OpKind, Wait};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike as _;
+
+use super::{ERRORS_MAX, End, Limits, Progress, RunError};
+use crate::report::{Cpu, Report, Sample, Side};
+use crate::workload::{Steps, Workload};
+
+/// Time between two calls of the progress callback.
+const PROGRESS_EVERY_NS: u64 = 250_000_000;
+/// Time that one sample covers.
+const SAMPLE_NS: u64 = 1_000_000_000;
+
+/// A run under way.
+pub(super) struct Running<'a> {
+    device: &'a mut dyn Device,
+    workload: &'a Workload,
+    limits: &'a Limits,
+    steps: Steps,
+    /// Tokens and buffers not in flight.
+    idle: Vec<(u64, Buffer)>,
+    /// When the operation of each token was submitted.
+    stamps: Vec<u64>,
+    done: Vec<Completion>,
+    batch_max: usize,
+    operations_max: u64,
+    /// Time from one operation to the next under a rate limit.
+    pace_ns: u64,
+    due_ns: u64,
+    /// Measuring begins.
+    start_ns: u64,
+    end_ns: u64,
+    /// Now, as of the last reading of the clock.
+    now_ns: u64,
+    /// The last sign of life.
+    answered_ns: u64,
+    warming_up: bool,
+    issued: u64,
+    read: Side,
+    write: Side,
+    cpu: Cpu,
+    window: Window,
+    samples: Vec<Sample>,
+}
+
+/// What was done since the last tick and since the last sample.
+#[derive(Clone, Copy, Debug, Default)]
+struct Window {
+    tick_ns: u64,
+    tick_operations: u64,
+    sample_ns: u64,
+    operations: u64,
+    latency_ns: u64,
+}
+
+impl<'a> Running<'a> {
+    pub(super) fn new(
+        device: &'a mut dyn Device,
+        workload: &'a Workload,
+        limits: &'a Limits,
+    ) -> Result<Self, RunError> {
+        let steps = workload
+            .steps(device.geometry())
+            .map_err(|error| RunError::Workload {
+                device: device.name().to_owned(),
+                error,
+            })?;
+        let operations_max = limits.operations_max(workload.block_bytes);
+        if operations_max == u64::MAX && limits.duration.is_none() {
+            return Err(RunError::Endless);
+        }
+        let depth = usize::try_from(workload.depth)
+            .ok()
+            .filter(|depth| (1..=device.depth()).contains(depth))
+            .ok_or_else(|| RunError::Depth {
+                depth: workload.depth,
+                max: device.depth(),
+            })?;
+        let idle = buffers(device, workload, depth);
+        let now_ns = device.now_ns();
+        let start_ns = now_ns.saturating_add(nanos(limits.warm_up));
+        Ok(Self {
+            device,
+            steps,
+            idle,
+            stamps: vec![0; depth],
+            done: Vec::with_capacity(depth),
+            batch_max: (depth / 2).max(1),
+            operations_max,
+            pace_ns: limits.rate_iops.map_or(0, |rate| SAMPLE_NS / rate.max(1)),
+            due_ns: now_ns,
+            start_ns,
+            end_ns: limits.duration.map_or(u64::MAX, |duration| {
+                start_ns.saturating_add(nanos(duration))
+            }),
+            now_ns,
+            answered_ns: now_ns,
+            warming_up: true,
+            issued: 0,
+            read: Side::default(),
+            write: Side::default(),
+            cpu: Cpu::default(),
+            window: Window {
+                tick_ns: now_ns,
+                ..Window::default()
+            },
+            samples: Vec::new(),
+            workload,
+            limits,
+        })
+    }
+
+    /// Why it is over, if it is. Begins to measure when it is time to.
+    pub(super) fn end(&mut self) -> Option<End> {
+        if self.warming_up && self.now_ns >= self.start_ns {
+            self.begin();
+        }
+        if self.warming_up {
+            return self.silent();
+        }
+        if self.read.errors + self.write.errors >= ERRORS_MAX {
+            return Some(End::Errors);
+        }
+        if self.issued >= self.operations_max || self.now_ns >= self.end_ns {
+            return Some(End::Limit);
+        }
+        self.silent()
+    }
+
+    fn silent(&self) -> Option<End> {
+        let silent_ns = self.now_ns.saturating_sub(self.answered_ns);
+        (self.device.in_flight() > 0 && silent_ns >= nanos(self.limits.answer_within))
+            .then_some(End::Unanswered)
+    }
+
+    fn begin(&mut self) {
+        self.warming_up = false;
+        // The warm-up ends with the completion that told the time.
+        let late_ns = self.now_ns - self.start_ns;
+        self.end_ns = self.end_ns.saturating_add(late_ns);
+        self.start_ns = self.now_ns;
+        self.cpu = used_cpu();
+        self.window = Window {
+            tick_ns: self.now_ns,
+            sample_ns: self.now_ns,
+            ..Window::default()
+        };
+    }
+
+    /// Submits up to a batch.
+    pub(super) fn fill(&mut self) -> Result<(), RunError> {
+        let stamp = self.device.now_ns();
+        for _ in 0..self.batch_max {
+            if !self.may_issue(stamp) {
+                break;
+            }
+            let Some((token, buffer)) = self.idle.pop() else {
+                break;
+            };
+            let step = self.steps.step();
+            let offset = step.offset;
+            let op = match step.kind {
+                OpKind::Write => Op::Write { offset, buffer },
+                OpKind::Nop | OpKind::Read | OpKind::Flush => Op::Read { offset, buffer },
+            };
+            if let Some(place) = stamp_of(&mut self.stamps, token) {
+                *place = stamp;
+            }
+            if self.device.in_flight() == 0 {
+                self.answered_ns = stamp;
+            }
+            self.device.submit(token, op).map_err(RunError::Refused)?;
+            self.due_ns = self.due_ns.saturating_add(self.pace_ns);
+            if !self.warming_up {
+                self.issued += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn may_issue(&self, now_ns: u64) -> bool {
+        self.due_ns <= now_ns && (self.warming_up || self.issued < self.operations_max)
+    }
+
+    /// Waits for one completion, not longer than to the next thing to do, and takes all there are.
+    pub(super) fn reap(&mut self) -> Result<(), RunError> {
+        let mut until_ns = self.next_event_ns();
+        if !self.idle.is_empty() && self.issued < self.operations_max {
+            if self.pace_ns == 0 {
+                until_ns = 0;
+            } else {
+                until_ns = until_ns.min(self.due_ns);
+            }
+        }
+        if self.device.in_flight() == 0 {
+            self.device.sleep_until(until_ns);
+        }
+        let wait = if until_ns == 0 {
+            Wait::No
+        } else {
+            Wait::Until(until_ns)
+        };
+        self.take(wait)
+    }
+
+    /// When something other than a completion must be seen to.
+    fn next_event_ns(&self) -> u64 {
+        let begin_or_end_ns = if self.warming_up {
+            self.start_ns
+        } else {
+            self.end_ns
+        };
+        begin_or_end_ns.min(self.window.tick_ns.saturating_add(PROGRESS_EVERY_NS))
+    }
+
+    fn take(&mut self, wait: Wait) -> Result<(), RunError> {
+        self.device
+            .complete(wait, &mut self.done)
+            .map_err(RunError::Device)?;
+        self.now_ns = self.device.now_ns();
+        if !self.done.is_empty() {
+            self.answered_ns = self.now_ns;
+        }
+        let mut done = std::mem::take(&mut self.done);
+        for completion in done.drain(..) {
+            self.count(completion);
+        }
+        self.done = done;
+        Ok(())
+    }
+
+    fn count(&mut self, completion: Completion) {
+        let Completion { token, op, result } = completion;
+        let stamp = stamp_of(&mut self.stamps, token).map_or(self.now_ns, |stamp| *stamp);
+        let measured = !self.warming_up && stamp >= self.start_ns;
+        let side = match op.kind() {
+            OpKind::Write => &mut self.write,
+            OpKind::Nop | OpKind::Read | OpKind::Flush => &mut self.read,
+        };
+        match result {
+            Ok(()) if measured => {
+                let latency_ns = self.now_ns - stamp;
+                side.latency.record(latency_ns);
+                side.operations += 1;
+                side.bytes += op.len() as u64;
+                self.window.operations += 1;
+                self.window.latency_ns += latency_ns;
+            }
+            Ok(()) => {}
+            // An error counts whenever it comes.
+            Err(error) => {
+                side.errors += 1;
+                side.first_error.get_or_insert(*error);
+            }
+        }
+        if let Some(buffer) = op.into_buffer() {
+            self.idle.push((token, buffer));
+        }
+    }
+
+    /// Takes samples and tells how far it is, when it is time to.
+    pub(super) fn tick(&mut self, progress: &mut dyn FnMut(&Progress)) {
+        let since_ns = self.now_ns.saturating_sub(self.window.tick_ns);
+        if since_ns < PROGRESS_EVERY_NS {
+            return;
+        }
+        let operations = self.read.operations + self.write.operations;
+        let iops = per_second(operations - self.window.tick_operations, since_ns);
+        let elapsed_ns = if self.warming_up {
+            0
+        } else {
+            self.now_ns - self.start_ns
+        };
+        progress(&Progress {
+            warming_up: self.warming_up,
+            elapsed: Duration::from_nanos(elapsed_ns),
+            share: self.share(elapsed_ns),
+            operations,
+            iops,
+            bytes_per_second: iops * f64::from(self.workload.block_bytes),
+            p99_ns: self
+                .read
+                .latency
+                .percentile_ns(99.0)
+                .max(self.write.latency.percentile_ns(99.0)),
+        });
+        self.window.tick_ns = self.now_ns;
+        self.window.tick_operations = operations;
+        if !self.warming_up {
+            self.sample();
+        }
+    }
+
+    fn share(&self, elapsed_ns: u64) -> f64 {
+        let of_time = match self.limits.duration {
+            Some(duration) => elapsed_ns as f64 / (nanos(duration) as f64).max(1.0),
+            None => 0.0,
+        };
+        let of_operations = self.issued as f64 / self.operations_max as f64;
+        of_time.max(of_operations).clamp(0.0, 1.0)
+    }
+
+    fn sample(&mut self) {
+        let span_ns = self.now_ns.saturating_sub(self.window.sample_ns);
+        if span_ns < SAMPLE_NS {
+            return;
+        }
+        let Window {
+            operations,
+            latency_ns,
+            ..
+        } = self.window;
+        let iops = per_second(operations, span_ns);
+        self.samples.push(Sample {
+            iops,
+            bytes_per_second: iops * f64::from(self.workload.block_bytes),
+            latency_ns: latency_ns.checked_div(operations).unwrap_or(0) as f64,
+        });
+        self.window.sample_ns = self.now_ns;
+        self.window.operations = 0;
+        self.window.latency_ns = 0;
+        if let Some(steady) = self.limits.steady_state
+            && steady.is_attained(&Sample::series(&self.samples, steady.measure))
+        {
+            self.end_ns = 0;
+        }
+    }
+
+    /// Waits for what is in flight.
+    pub(super) fn drain(&mut self, end: End) -> Result<End, RunError> {
+        let steady = end == End::Limit && self.end_ns == 0;
+        let mut end = if steady { End::Steady } else { end };
+        while self.device.in_flight() > 0 && end != End::Unanswered {
+            let patience_ns = self
+                .answered_ns
+                .saturating_add(nanos(self.limits.answer_within));
+            self.take(Wait::Until(patience_ns))?;
+            if let Some(unanswered) = self.silent() {
+                end = unanswered;
+            }
+        }
+        Ok(end)
+    }
+
+    pub(super) fn report(self, end: End) -> Report {
+        let used = used_cpu();
+        let elapsed_ns = if self.warming_up {
+            0
+        } else {
+            self.now_ns - self.start_ns
+        };
+        Report {
+            device: self.device.name().to_owned(),
+            engine: self.device.engine(),
+            description: self.device.description(),
+            workload: self.workload.clone(),
+            end,
+            elapsed: Duration::from_nanos(elapsed_ns),
+            read: self.read,
+            write: self.write,
+            unanswered: self.device.in_flight() as u64,
+            cpu: Cpu {
+                user: used.user.saturating_sub(self.cpu.user),
+                system: used.system.saturating_sub(self.cpu.system),
+            },
+            samples: self.samples,
+            steady_state: self.limits.steady_state,
+        }
+    }
+}
+
+/// One buffer for each operation in flight, with random contents where they will be written.
+fn buffers(device: &mut dyn Device, workload: &Workload, depth: usize) -> Vec<(u64, Buffer)> {
+    let mut random = Random::new(workload.seed).fork();
+    (0..depth as u64)
+        .map(|token| {
+            let mut buffer = device.buffer(workload.block_bytes as usize);
+            if workload.pattern.writes() {
+                for chunk in buffer.chunks_mut(8) {
+                    for (byte, random) in chunk.iter_mut().zip(random.bits().to_le_bytes()) {
+                        *byte = random;
+                    }
+                }
+            }
+            (token, buffer)
+        })
+        .collect()
+}
+
+fn stamp_of(stamps: &mut [u64], token: u64) -> Option<&mut u64> {
+    stamps.get_mut(usize::try_from(token).ok()?)
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn per_second(count: u64, span_ns: u64) -> f64 {
+    count as f64 * 1e9 / (span_ns as f64).max(1.0)
+}
+
+/// CPU time of this process until now; nothing where the kernel does not say.
+fn used_cpu() -> Cpu {
+    let micros = |time: nix::sys::time::TimeVal| {
+        Duration::from_micros(u64::try_from(time.num_microseconds()).unwrap_or(0))
+    };
+    getrusage(UsageWho::RUSAGE_SELF)
+        .map(|usage| Cpu {
+            user: micros(usage.user_time()),
+            system: micros(usage.system_time()),
+        })
+        .unwrap_or_default()
+}

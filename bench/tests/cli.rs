@@ -1,0 +1,132 @@
+//! `ringpv-bench` as its user meets it: exit codes, what is on which stream, what is refused.
+
+#![cfg(test)]
+
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+#[expect(clippy::disallowed_methods, reason = "the program under test")]
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var("CARGO_BIN_EXE_ringpv-bench").unwrap());
+    command.arg("run").args(args);
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    command(args).output().unwrap()
+}
+
+/// Exit code, and both streams.
+fn outcome(output: &Output) -> (i32, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (
+        output.status.code().unwrap(),
+        text(&output.stdout),
+        text(&output.stderr),
+    )
+}
+
+fn file(directory: &Path, name: &str) -> String {
+    let path = directory.join(name);
+    std::fs::write(&path, vec![7; 1 << 20]).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_file_is_measured_and_left_as_it_was() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = file(directory.path(), "f");
+    for engine in ["auto", "threads"] {
+        let output = run(&[&path, "--ops", "200", "--engine", engine, "--json"]);
+        let (code, stdout, _) = outcome(&output);
+        assert_eq!(code, 0);
+        let json: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+        let job = &json["jobs"][0];
+        assert_eq!(job["read"]["total_ios"], 200);
+        assert_eq!(job["read"]["io_bytes"], 200 * 4096);
+        assert_eq!(job["write"]["total_ios"], 0);
+        let p50 = job["read"]["lat_ns"]["percentile"]["50.000000"].as_u64();
+        assert!(p50.is_some_and(|nanos| nanos > 0), "{job}");
+    }
+    assert!(std::fs::read(&path).unwrap().iter().all(|byte| *byte == 7));
+}
+
+#[test]
+fn a_file_is_written_only_when_that_is_said() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = file(directory.path(), "f");
+    let (code, stdout, stderr) = outcome(&run(&[&path, "--rw", "write", "--ops", "8"]));
+    assert_eq!((code, stdout.as_str()), (1, ""));
+    assert!(stderr.contains("--write-file"), "{stderr}");
+    let fingerprint = ["--rw", "randrw", "--fingerprint", "0123456789abcdef"];
+    let (code, _, stderr) = outcome(&run(&[&[path.as_str()], &fingerprint[..]].concat()));
+    assert_eq!(code, 1, "{stderr}");
+    assert!(std::fs::read(&path).unwrap().iter().all(|byte| *byte == 7));
+
+    let (code, stdout, _) = outcome(&run(&[
+        &path,
+        "--rw",
+        "write",
+        "--ops",
+        "8",
+        "--write-file",
+    ]));
+    assert_eq!(code, 0);
+    assert!(stdout.contains("8 operations"), "{stdout}");
+    let written = std::fs::read(&path).unwrap();
+    assert!(written[..8 * 4096].iter().any(|byte| *byte != 7));
+    assert!(written[8 * 4096..].iter().all(|byte| *byte == 7));
+    assert_eq!(written.len(), 1 << 20);
+}
+
+#[test]
+fn exit_codes() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = file(directory.path(), "f");
+    for (args, code, words) in [
+        (&["--engine", "null", "--ops", "100"][..], 0, ""),
+        (&["--engine", "sim", "--ops", "100"], 0, ""),
+        (
+            &["--engine", "sim", "--sim-model", "disk", "--ops", "100"],
+            0,
+            "",
+        ),
+        (&[], 2, "name a block device or a file"),
+        (&["--rw", "sideways"], 2, "randread"),
+        (&[&path, "--bs", "1000"], 2, "not a multiple"),
+        (&[&path, "--write-file"], 2, "go with a pattern that writes"),
+        (&[&path, "--offset", "2m"], 2, "beyond the end"),
+        (&[&path, "--runtime", "0"], 2, "nothing to measure"),
+        (&["/nowhere"], 3, "cannot open /nowhere"),
+        (
+            &["/dev/null"],
+            3,
+            "neither a block device nor a regular file",
+        ),
+    ] {
+        let (found, stdout, stderr) = outcome(&run(args));
+        assert_eq!(found, code, "{args:?}: {stdout}{stderr}");
+        assert!(stderr.contains(words), "{args:?}: {stderr}");
+    }
+}
+
+#[test]
+fn interrupted_it_says_what_it_has() {
+    let child: Child = command(&["--engine", "null", "--runtime", "600s"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = Pid::from_raw(child.id().try_into().unwrap());
+    // Until it has blocked the signal it would end at once: give it time, as a person does.
+    std::thread::sleep(Duration::from_secs(2));
+    kill(pid, Signal::SIGINT).unwrap();
+    let (code, stdout, stderr) = outcome(&child.wait_with_output().unwrap());
+    assert_eq!(code, 3, "{stderr}");
+    assert!(stdout.contains("cancelled before its limit"), "{stdout}");
+    assert!(stdout.contains(" IOPS "), "{stdout}");
+}

@@ -1,0 +1,236 @@
+//! Which engine this host can have, and why not the better one.
+//!
+//! The rule: never ask the version, try it. A ring is made as the engine will make it (restricted, enabled, used once); the
+//! flags that this kernel does not know are dropped one set after another (kernel-notes/01). What refuses io_uring is
+//! told apart, because each has another remedy: the sysctl, a sandbox (seccomp), a kernel without it or too old
+//! (kernel-notes/06).
+
+use std::fmt;
+use std::path::Path;
+
+use nix::errno::Errno;
+
+use crate::blocking::Blocking;
+use crate::device::{Device, Options};
+use crate::error::{BackendError, OpenError};
+use crate::target::{Mode, Target};
+use crate::uring::{self, Ring, RingFlags};
+
+/// What a person asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// io_uring where it works, else threads.
+    #[default]
+    Auto,
+    /// io_uring or nothing.
+    Uring,
+    /// Threads.
+    Threads,
+}
+
+impl std::str::FromStr for Choice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "uring" => Ok(Self::Uring),
+            "threads" => Ok(Self::Threads),
+            other => Err(format!("{other:?} is not one of auto, uring, threads")),
+        }
+    }
+}
+
+/// The engine in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// io_uring, with the flags that this kernel knows.
+    Uring {
+        /// The flags.
+        flags: RingFlags,
+    },
+    /// Threads.
+    Threads {
+        /// Why not io_uring.
+        why: WhyThreads,
+    },
+}
+
+impl Backend {
+    /// `uring` or `threads`.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Uring { .. } => "uring",
+            Self::Threads { .. } => "threads",
+        }
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Uring { flags } => write!(f, "io_uring ({flags})"),
+            Self::Threads { why } => write!(f, "threads: {why}"),
+        }
+    }
+}
+
+/// Why threads are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhyThreads {
+    /// They were asked for.
+    Asked,
+    /// The sysctl `kernel.io_uring_disabled` forbids io_uring to this process.
+    Sysctl {
+        /// Its value: 1 (only the privileged) or 2 (nobody).
+        value: u32,
+    },
+    /// EPERM though the sysctl allows it: a sandbox, a container's seccomp profile most likely.
+    Seccomp,
+    /// ENOSYS: the kernel was built without io_uring, or a sandbox says so.
+    Missing,
+    /// The kernel has io_uring, without what the engine needs.
+    TooOld {
+        /// What is lacking.
+        lacks: &'static str,
+    },
+    /// Something else.
+    Failed {
+        /// What was tried.
+        step: &'static str,
+        /// The answer.
+        errno: Errno,
+    },
+}
+
+impl fmt::Display for WhyThreads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Asked => f.write_str("threads were asked for"),
+            Self::Sysctl { value } => {
+                write!(f, "kernel.io_uring_disabled is {value}")
+            }
+            Self::Seccomp => f.write_str(
+                "io_uring_setup is refused (EPERM) though kernel.io_uring_disabled allows it: a seccomp profile",
+            ),
+            Self::Missing => f.write_str("this kernel has no io_uring (ENOSYS)"),
+            Self::TooOld { lacks } => write!(f, "this kernel's io_uring lacks {lacks}"),
+            Self::Failed { step, errno } => write!(f, "{step} failed: {errno}"),
+        }
+    }
+}
+
+/// Tries io_uring once, unless threads were asked for.
+///
+/// # Errors
+/// io_uring was insisted upon and does not work.
+pub fn probe_backend(choice: Choice) -> Result<Backend, BackendError> {
+    if choice == Choice::Threads {
+        return Ok(Backend::Threads {
+            why: WhyThreads::Asked,
+        });
+    }
+    match uring::probe() {
+        Ok(flags) => Ok(Backend::Uring { flags }),
+        Err(failure) => {
+            let why = explain(failure, io_uring_disabled());
+            match choice {
+                Choice::Uring => Err(BackendError { why }),
+                Choice::Auto | Choice::Threads => Ok(Backend::Threads { why }),
+            }
+        }
+    }
+}
+
+/// Opens `target` by the engine chosen. Call it on the thread that will use the device (kernel-notes/02).
+///
+/// # Errors
+/// [`OpenError`].
+pub fn open<M: Mode>(
+    backend: Backend,
+    target: Target<M>,
+    options: Options,
+) -> Result<Box<dyn Device>, OpenError> {
+    Ok(match backend {
+        Backend::Uring { flags } => Box::new(Ring::new(target, options, flags)?),
+        Backend::Threads { .. } => Box::new(Blocking::new(target, options)?),
+    })
+}
+
+/// What a failed trial means.
+fn explain(failure: uring::ProbeFailure, disabled: u32) -> WhyThreads {
+    match failure {
+        uring::ProbeFailure::Lacks(lacks) => WhyThreads::TooOld { lacks },
+        uring::ProbeFailure::Step { step, errno } => {
+            if errno == Errno::EPERM && disabled > 0 {
+                WhyThreads::Sysctl { value: disabled }
+            } else if errno == Errno::EPERM || errno == Errno::EACCES {
+                WhyThreads::Seccomp
+            } else if errno == Errno::ENOSYS {
+                WhyThreads::Missing
+            } else {
+                WhyThreads::Failed { step, errno }
+            }
+        }
+    }
+}
+
+/// The sysctl; 0 where the kernel has none (before 6.6).
+fn io_uring_disabled() -> u32 {
+    std::fs::read_to_string(Path::new("/proc/sys/kernel/io_uring_disabled"))
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::uring::ProbeFailure;
+
+    #[test]
+    fn refusals_are_told_apart() {
+        let setup = |errno, disabled| {
+            explain(
+                ProbeFailure::Step {
+                    step: "io_uring_setup",
+                    errno,
+                },
+                disabled,
+            )
+        };
+        let cases = [
+            (setup(Errno::EPERM, 0), WhyThreads::Seccomp),
+            (setup(Errno::EPERM, 1), WhyThreads::Sysctl { value: 1 }),
+            (setup(Errno::EPERM, 2), WhyThreads::Sysctl { value: 2 }),
+            (setup(Errno::ENOSYS, 0), WhyThreads::Missing),
+            (
+                setup(Errno::ENOMEM, 0),
+                WhyThreads::Failed {
+                    step: "io_uring_setup",
+                    errno: Errno::ENOMEM,
+                },
+            ),
+            (
+                explain(ProbeFailure::Lacks("restrictions"), 0),
+                WhyThreads::TooOld {
+                    lacks: "restrictions",
+                },
+            ),
+        ];
+        for (found, expected) in cases {
+            assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn threads_when_asked() {
+        assert_eq!(
+            probe_backend(Choice::Threads),
+            Ok(Backend::Threads {
+                why: WhyThreads::Asked
+            })
+        );
+    }
+}

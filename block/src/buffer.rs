@@ -1,0 +1,134 @@
+//! Memory for direct transfers: aligned, owned, and away while the kernel has it.
+
+use std::ops::{Deref, DerefMut};
+
+/// Every buffer begins at a multiple of this: the page size, which no device asks to exceed.
+pub const ALIGNMENT: usize = 4096;
+
+/// The longest buffer: what the kernel registers as one.
+pub const BUFFER_BYTES_MAX: usize = 1 << 30;
+
+/// Owned memory, aligned to [`ALIGNMENT`]. Reads and writes take it along and bring it home.
+#[derive(Debug)]
+pub struct Buffer {
+    /// Longer than needed by one alignment; never grown, so its place never changes.
+    memory: Vec<u8>,
+    start: usize,
+    len: usize,
+    capacity: usize,
+    registered: Option<Registered>,
+}
+
+/// The place of a buffer among those registered with one ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Registered {
+    /// The ring.
+    pub(crate) ring: u32,
+    /// Its index there.
+    pub(crate) index: u16,
+}
+
+impl Buffer {
+    /// `len` zero bytes.
+    ///
+    /// # Panics
+    /// When `len` is above [`BUFFER_BYTES_MAX`].
+    #[must_use]
+    pub fn zeroed(len: usize) -> Self {
+        assert!(len <= BUFFER_BYTES_MAX, "a transfer is at most 1 GiB");
+        let memory = vec![0u8; len + ALIGNMENT];
+        let start = memory.as_ptr().align_offset(ALIGNMENT);
+        assert!(
+            start < ALIGNMENT,
+            "an address has an aligned one within a page"
+        );
+        Self {
+            memory,
+            start,
+            len,
+            capacity: len,
+            registered: None,
+        }
+    }
+
+    /// A copy of `bytes`.
+    #[must_use]
+    pub fn copy_of(bytes: &[u8]) -> Self {
+        let mut buffer = Self::zeroed(bytes.len());
+        buffer.copy_from_slice(bytes);
+        buffer
+    }
+
+    /// Bytes that it can hold.
+    #[must_use]
+    pub const fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Makes it `len` bytes long; what it holds beyond its former length is what it held before.
+    ///
+    /// # Panics
+    /// When `len` is above its capacity.
+    pub fn set_len(&mut self, len: usize) {
+        assert!(len <= self.capacity, "a buffer never grows");
+        self.len = len;
+    }
+
+    /// Marks it as registered.
+    pub(crate) const fn set_registered(&mut self, registered: Registered) {
+        self.registered = Some(registered);
+    }
+
+    /// Where it is registered, if it is.
+    pub(crate) const fn registered(&self) -> Option<Registered> {
+        self.registered
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.memory
+            .get(self.start..self.start + self.len)
+            .unwrap_or_default()
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.memory
+            .get_mut(self.start..self.start + self.len)
+            .unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aligned_and_whole() {
+        for len in [0, 1, 512, 4096, 1 << 20] {
+            let buffer = Buffer::zeroed(len);
+            assert_eq!(buffer.len(), len);
+            assert_eq!(buffer.as_ptr().align_offset(ALIGNMENT), 0);
+            assert!(buffer.iter().all(|byte| *byte == 0));
+        }
+    }
+
+    #[test]
+    fn shorter_and_back() {
+        let mut buffer = Buffer::copy_of(b"abcdef");
+        buffer.set_len(3);
+        assert_eq!(&*buffer, b"abc");
+        buffer.set_len(6);
+        assert_eq!(&*buffer, b"abcdef");
+    }
+
+    #[test]
+    #[should_panic(expected = "a buffer never grows")]
+    fn never_grows() {
+        Buffer::zeroed(512).set_len(513);
+    }
+}

@@ -1,0 +1,374 @@
+//! Large transfers over one held device: writing zeroes, and reading back whether they are there.
+//!
+//! Throughput is all that counts here, latency nothing, so this runs on tokio-uring: a thread of its own with
+//! [`LANES`] transfers of [`TRANSFER_BYTES`] in flight (more gains nothing and delays the device's neighbours). Where
+//! io_uring does not work, plain threads do the same with `pread` and `pwrite`. No memory is shared with a transfer
+//! in flight: a buffer goes in and comes home.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+use std::sync::mpsc as answers;
+use std::thread;
+
+use tokio::sync::mpsc;
+use tokio_uring::buf::BoundedBuf as _;
+
+use crate::erase::Range;
+
+/// Bytes of one transfer.
+pub const TRANSFER_BYTES: u64 = 1 << 20;
+/// Transfers in flight.
+pub const LANES: u64 = 8;
+
+/// Addresses handed to the kernel are multiples of this: no device asks for more.
+const ALIGNMENT: usize = 4096;
+/// Jobs waiting for the thread; its caller waits for each, so one is enough.
+const QUEUED_MAX: usize = 1;
+
+/// A transfer that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{verb} {bytes} bytes at {offset}")]
+pub struct BulkError {
+    /// `read` or `write`.
+    pub verb: &'static str,
+    /// Where it began.
+    pub offset: u64,
+    /// How long it was.
+    pub bytes: u64,
+    /// The kernel's answer.
+    #[source]
+    pub source: io::Error,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verb {
+    /// Write zeroes, then flush.
+    Zero,
+    /// Look for a byte that is not zero.
+    Find,
+}
+
+struct Job {
+    verb: Verb,
+    range: Range,
+    answer: answers::Sender<Result<Option<u64>, BulkError>>,
+}
+
+/// Moves much of one device at once.
+#[derive(Debug)]
+pub struct Bulk {
+    file: Arc<File>,
+    jobs: Option<mpsc::Sender<Job>>,
+}
+
+impl Bulk {
+    /// Over `file`, opened with `O_DIRECT`. With `uring` its thread starts now, and ends when this is dropped.
+    pub fn new(file: Arc<File>, uring: bool) -> io::Result<Self> {
+        let jobs = if uring {
+            let (sender, jobs) = mpsc::channel(QUEUED_MAX);
+            let target = file.try_clone()?;
+            thread::Builder::new()
+                .name("bulk".to_owned())
+                .spawn(move || tokio_uring::start(serve(target, jobs)))?;
+            Some(sender)
+        } else {
+            None
+        };
+        Ok(Self { file, jobs })
+    }
+
+    /// Writes zeroes over `range` and flushes the device.
+    pub fn zero(&self, range: Range) -> Result<(), BulkError> {
+        self.run(Verb::Zero, range).map(|_| ())
+    }
+
+    /// The offset of the first byte of `range` that is not zero.
+    pub fn find_nonzero(&self, range: Range) -> Result<Option<u64>, BulkError> {
+        self.run(Verb::Find, range)
+    }
+
+    fn run(&self, verb: Verb, range: Range) -> Result<Option<u64>, BulkError> {
+        let Some(jobs) = &self.jobs else {
+            return by_threads(&self.file, verb, range);
+        };
+        let (answer, answered) = answers::channel();
+        let gone = || BulkError {
+            verb: verb.word(),
+            offset: range.offset,
+            bytes: range.bytes,
+            source: io::Error::other("the thread of the large transfers ended"),
+        };
+        jobs.blocking_send(Job {
+            verb,
+            range,
+            answer,
+        })
+        .map_err(|_| gone())?;
+        answered.recv().map_err(|_| gone())?
+    }
+}
+
+impl Verb {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Zero => "write",
+            Self::Find => "read",
+        }
+    }
+
+    fn failed(self, range: Range, source: io::Error) -> BulkError {
+        BulkError {
+            verb: self.word(),
+            offset: range.offset,
+            bytes: range.bytes,
+            source,
+        }
+    }
+}
+
+/// Reads one range of at most [`TRANSFER_BYTES`].
+pub fn read(file: &File, range: Range) -> Result<Vec<u8>, BulkError> {
+    let mut memory = memory();
+    let part = aligned(&memory, range.bytes);
+    let slice = memory.get_mut(part).unwrap_or_default();
+    file.read_exact_at(slice, range.offset)
+        .map_err(|source| Verb::Find.failed(range, source))?;
+    Ok(slice.to_vec())
+}
+
+/// Writes at most [`TRANSFER_BYTES`] and flushes the device.
+pub fn write(file: &File, offset: u64, content: &[u8]) -> Result<(), BulkError> {
+    let range = Range {
+        offset,
+        bytes: content.len() as u64,
+    };
+    assert!(range.bytes <= TRANSFER_BYTES, "one transfer at a time");
+    let mut memory = memory();
+    let part = aligned(&memory, range.bytes);
+    let slice = memory.get_mut(part).unwrap_or_default();
+    slice.copy_from_slice(content);
+    file.write_all_at(slice, offset)
+        .and_then(|()| file.sync_data())
+        .map_err(|source| Verb::Zero.failed(range, source))
+}
+
+/// The transfers of one lane: every [`LANES`]th of the range, in order.
+fn lane_transfers(range: Range, lane: u64) -> impl Iterator<Item = Range> {
+    let step = TRANSFER_BYTES * LANES;
+    let end = range.offset + range.bytes;
+    let mut next = range.offset + lane * TRANSFER_BYTES;
+    std::iter::from_fn(move || {
+        let transfer = (next < end).then(|| Range {
+            offset: next,
+            bytes: (end - next).min(TRANSFER_BYTES),
+        })?;
+        next += step;
+        Some(transfer)
+    })
+}
+
+/// Memory of which `aligned` gives the part that a direct transfer may use.
+fn memory() -> Vec<u8> {
+    vec![0; length(TRANSFER_BYTES) + ALIGNMENT]
+}
+
+fn aligned(memory: &[u8], bytes: u64) -> std::ops::Range<usize> {
+    let start = memory.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
+    start..start + length(bytes)
+}
+
+fn length(bytes: u64) -> usize {
+    usize::try_from(bytes.min(TRANSFER_BYTES)).unwrap_or(usize::MAX)
+}
+
+/// Offset of the first byte that is not zero. Whole pages are folded first: that the compiler turns into wide ORs.
+fn first_nonzero(bytes: &[u8]) -> Option<usize> {
+    let page = bytes
+        .chunks(ALIGNMENT)
+        .position(|page| page.iter().fold(0, |all, byte| all | byte) != 0)?;
+    let from = page * ALIGNMENT;
+    let within = bytes.get(from..)?.iter().position(|byte| *byte != 0)?;
+    Some(from + within)
+}
+
+async fn serve(target: File, mut jobs: mpsc::Receiver<Job>) {
+    let file = std::rc::Rc::new(tokio_uring::fs::File::from_std(target));
+    while let Some(job) = jobs.recv().await {
+        let lanes: Vec<_> = (0..LANES)
+            .map(|lane| tokio_uring::spawn(by_uring(file.clone(), job.verb, job.range, lane)))
+            .collect();
+        let mut result = Ok(None);
+        for lane in lanes {
+            let outcome = lane
+                .await
+                .unwrap_or_else(|lost| Err(job.verb.failed(job.range, io::Error::other(lost))));
+            result = earliest(result, outcome);
+        }
+        if job.verb == Verb::Zero && result.is_ok() {
+            result = match file.sync_data().await {
+                Ok(()) => Ok(None),
+                Err(source) => Err(job.verb.failed(job.range, source)),
+            };
+        }
+        // The asker may be gone; then nobody wants to know.
+        drop(job.answer.send(result));
+    }
+}
+
+async fn by_uring(
+    file: std::rc::Rc<tokio_uring::fs::File>,
+    verb: Verb,
+    range: Range,
+    lane: u64,
+) -> Result<Option<u64>, BulkError> {
+    let mut memory = memory();
+    for transfer in lane_transfers(range, lane) {
+        let part = aligned(&memory, transfer.bytes);
+        let slice = memory.slice(part);
+        match verb {
+            Verb::Zero => {
+                let (done, slice) = file.write_all_at(slice, transfer.offset).await;
+                done.map_err(|source| verb.failed(transfer, source))?;
+                memory = slice.into_inner();
+            }
+            Verb::Find => {
+                let (done, slice) = file.read_exact_at(slice, transfer.offset).await;
+                done.map_err(|source| verb.failed(transfer, source))?;
+                if let Some(at) = first_nonzero(&slice) {
+                    return Ok(Some(transfer.offset + at as u64));
+                }
+                memory = slice.into_inner();
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn by_threads(file: &File, verb: Verb, range: Range) -> Result<Option<u64>, BulkError> {
+    let result = thread::scope(|scope| {
+        let lanes: Vec<_> = (0..LANES)
+            .map(|lane| scope.spawn(move || by_thread(file, verb, range, lane)))
+            .collect();
+        let lost = || Err(verb.failed(range, io::Error::other("a transfer panicked")));
+        let mut result = Ok(None);
+        for lane in lanes {
+            result = earliest(result, lane.join().unwrap_or_else(|_| lost()));
+        }
+        result
+    })?;
+    if verb == Verb::Zero {
+        file.sync_data()
+            .map_err(|source| verb.failed(range, source))?;
+    }
+    Ok(result)
+}
+
+fn by_thread(file: &File, verb: Verb, range: Range, lane: u64) -> Result<Option<u64>, BulkError> {
+    let mut memory = memory();
+    for transfer in lane_transfers(range, lane) {
+        let part = aligned(&memory, transfer.bytes);
+        let slice = memory.get_mut(part).unwrap_or_default();
+        let done = match verb {
+            Verb::Zero => file.write_all_at(slice, transfer.offset),
+            Verb::Find => file.read_exact_at(slice, transfer.offset),
+        };
+        done.map_err(|source| verb.failed(transfer, source))?;
+        if verb == Verb::Find
+            && let Some(at) = first_nonzero(slice)
+        {
+            return Ok(Some(transfer.offset + at as u64));
+        }
+    }
+    Ok(None)
+}
+
+/// A failure before a finding, the earliest finding of all lanes, else nothing.
+fn earliest(
+    one: Result<Option<u64>, BulkError>,
+    other: Result<Option<u64>, BulkError>,
+) -> Result<Option<u64>, BulkError> {
+    match (one?, other?) {
+        (Some(one), Some(other)) => Ok(Some(one.min(other))),
+        (one, other) => Ok(one.or(other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn lanes_share_a_range_without_gap_or_overlap() {
+        let range = Range {
+            offset: 4096,
+            bytes: 21 * MIB + 512,
+        };
+        let mut all: Vec<Range> = (0..LANES)
+            .flat_map(|lane| lane_transfers(range, lane))
+            .collect();
+        all.sort_unstable();
+        let mut end = range.offset;
+        for transfer in all {
+            assert_eq!(transfer.offset, end);
+            end += transfer.bytes;
+        }
+        assert_eq!(end, range.offset + range.bytes);
+    }
+
+    #[test]
+    fn a_range_is_zeroed_and_nothing_beside_it() {
+        for uring in [false, true] {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            let size = 20 * MIB;
+            std::fs::write(file.path(), vec![0xa5; usize::try_from(size).unwrap()]).unwrap();
+            let direct = File::options()
+                .read(true)
+                .write(true)
+                .open(file.path())
+                .unwrap();
+            let bulk = Bulk::new(Arc::new(direct), uring).unwrap();
+            let range = Range {
+                offset: MIB,
+                bytes: 17 * MIB + 4096,
+            };
+            assert_eq!(bulk.find_nonzero(range).unwrap(), Some(MIB));
+            bulk.zero(range).unwrap();
+            assert_eq!(bulk.find_nonzero(range).unwrap(), None);
+            let whole = Range {
+                offset: MIB,
+                bytes: size - MIB,
+            };
+            let end = range.offset + range.bytes;
+            assert_eq!(
+                bulk.find_nonzero(whole).unwrap(),
+                Some(end),
+                "uring: {uring}"
+            );
+            let before = Range {
+                offset: 0,
+                bytes: MIB,
+            };
+            assert_eq!(bulk.find_nonzero(before).unwrap(), Some(0));
+        }
+    }
+
+    #[test]
+    fn a_failure_is_told() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for uring in [false, true] {
+            let handle = Arc::new(file.reopen().unwrap());
+            let error = Bulk::new(handle, uring)
+                .unwrap()
+                .find_nonzero(Range {
+                    offset: 0,
+                    bytes: 4096,
+                })
+                .unwrap_err();
+            assert_eq!(error.to_string(), "read 4096 bytes at 0");
+        }
+    }
+}

@@ -1,0 +1,480 @@
+//! Reading what devices hold: all at once, each as soon as it answers, none delaying another.
+//!
+//! The rules:
+//! * Read-only, `O_DIRECT`, never `O_EXCL`: looking must not break an administrator's own mkfs, wake udev, or be
+//!   answered from an old page cache.
+//! * A device that does not answer in time is [`ProbeError::Unresponsive`]. The read stays with the kernel and its
+//!   buffers with the read, for it cannot be called back (kernel-notes/33); the device is not asked again until that read has ended.
+//! * A slow device gives up its place after a moment, so that any number of slow ones never keeps a fast one waiting.
+//!
+//! One tokio-uring thread reads for all; opening goes through the ring as well, because it may block for as long as a
+//! controller resets. Where io_uring does not work each device gets a thread instead.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_uring::buf::BoundedBuf as _;
+
+use crate::claim::{CLAIM_BYTES, Claim, ClaimError, claim_offset};
+use crate::signature::{self, Area, Found};
+
+/// Devices read at once. Bounds the memory in use: some 150 KiB each, 1.3 MiB while a blank one is read to the end.
+const AT_ONCE_MAX: usize = 16;
+/// After this long a device that has not answered makes room for the next.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// Addresses handed to the kernel are multiples of this: no device asks for more.
+const ALIGNMENT: usize = 4096;
+
+/// A device to be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Its node.
+    pub path: PathBuf,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+}
+
+/// What a device holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contents {
+    /// What was found, in order of offset. Empty: blank.
+    pub found: Vec<Found>,
+    /// Its claim block: none, a whole one, or one that cannot be read.
+    pub claim: Result<Option<Claim>, ClaimError>,
+}
+
+/// A device could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// It could not be opened.
+    #[error("opening {path}")]
+    Open {
+        /// Its node.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// A read failed.
+    #[error("reading {bytes} bytes at {offset} of {path}")]
+    Read {
+        /// Its node.
+        path: PathBuf,
+        /// Where.
+        offset: u64,
+        /// How much.
+        bytes: u64,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// It did not answer in time.
+    #[error("{path} did not answer within {waited:?}")]
+    Unresponsive {
+        /// Its node.
+        path: PathBuf,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// It still owes the answer to an earlier read.
+    #[error("{path} has not answered an earlier read yet")]
+    StillWaiting {
+        /// Its node.
+        path: PathBuf,
+    },
+    /// The reading thread ended.
+    #[error("the thread that reads devices ended while {path} was read")]
+    Stopped {
+        /// Its node.
+        path: PathBuf,
+    },
+}
+
+impl ProbeError {
+    /// Whether the device owes an answer, rather than having given a bad one.
+    #[must_use]
+    pub const fn is_unresponsive(&self) -> bool {
+        match self {
+            Self::Unresponsive { .. } | Self::StillWaiting { .. } => true,
+            Self::Open { .. } | Self::Read { .. } | Self::Stopped { .. } => false,
+        }
+    }
+}
+
+/// Reads devices for many callers. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Prober {
+    engine: Engine,
+    /// Places for devices being read.
+    places: Arc<Semaphore>,
+    /// Devices with a read under way.
+    busy: Arc<Mutex<BTreeSet<PathBuf>>>,
+}
+
+#[derive(Clone, Debug)]
+enum Engine {
+    Uring(mpsc::UnboundedSender<Job>),
+    Threads,
+}
+
+/// One device to be read, and who waits for it. What it holds goes back whether or not somebody still waits.
+#[derive(Debug)]
+struct Job {
+    target: Target,
+    answer: oneshot::Sender<Result<Contents, ProbeError>>,
+    busy: Busy,
+}
+
+/// A mark that a device is being read. It goes when the read has ended, however late that is.
+#[derive(Debug)]
+struct Busy {
+    path: PathBuf,
+    all: Arc<Mutex<BTreeSet<PathBuf>>>,
+}
+
+impl Busy {
+    fn mark(all: &Arc<Mutex<BTreeSet<PathBuf>>>, path: &Path) -> Option<Self> {
+        let fresh = all
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(path.to_path_buf());
+        fresh.then(|| Self {
+            path: path.to_path_buf(),
+            all: Arc::clone(all),
+        })
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.all
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.path);
+    }
+}
+
+impl Prober {
+    /// With `uring` its thread starts now, and ends when the last clone is dropped and every device has answered. Where
+    /// a ring is refused after all, threads are used, and the log says so.
+    ///
+    /// # Errors
+    /// No thread to be had.
+    pub fn start(uring: bool) -> io::Result<Self> {
+        let engine = match uring {
+            true => ring()?.unwrap_or_else(|error| {
+                tracing::warn!(%error, "io_uring is refused for reading signatures; threads are used");
+                Engine::Threads
+            }),
+            false => Engine::Threads,
+        };
+        Ok(Self {
+            engine,
+            places: Arc::new(Semaphore::new(AT_ONCE_MAX)),
+            busy: Arc::default(),
+        })
+    }
+
+    /// Whether devices are read through a ring.
+    #[must_use]
+    pub const fn uses_ring(&self) -> bool {
+        matches!(self.engine, Engine::Uring(_))
+    }
+
+    /// Reads one device. Any number may be asked for at once. The deadline counts from when its turn has come.
+    ///
+    /// # Errors
+    /// [`ProbeError`].
+    pub async fn probe(&self, target: Target, deadline: Duration) -> Result<Contents, ProbeError> {
+        let path = target.path.clone();
+        let stopped = || ProbeError::Stopped { path: path.clone() };
+        let place = self.places.acquire().await.map_err(|_| stopped())?;
+        let Some(busy) = Busy::mark(&self.busy, &path) else {
+            return Err(ProbeError::StillWaiting { path });
+        };
+        let (answer, mut answered) = oneshot::channel();
+        self.submit(Job {
+            target,
+            answer,
+            busy,
+        })
+        .map_err(|source| ProbeError::Open {
+            path: path.clone(),
+            source,
+        })?;
+        let patience = PATIENCE.min(deadline);
+        let early = tokio::time::timeout(patience, &mut answered).await;
+        drop(place);
+        let late = match early {
+            Ok(answer) => Ok(answer),
+            Err(_) => tokio::time::timeout(deadline.saturating_sub(patience), answered).await,
+        };
+        match late {
+            Ok(answer) => answer.map_err(|_| stopped())?,
+            Err(_) => Err(ProbeError::Unresponsive {
+                path,
+                waited: deadline,
+            }),
+        }
+    }
+
+    fn submit(&self, job: Job) -> io::Result<()> {
+        match &self.engine {
+            Engine::Uring(jobs) => jobs
+                .send(job)
+                .map_err(|_| io::Error::other("the probing thread ended")),
+            Engine::Threads => {
+                let read = move || {
+                    let contents = read(&job.target);
+                    drop(job.busy);
+                    // The caller may have given up; that a device answers too late is not lost, it is read again.
+                    drop(job.answer.send(contents));
+                };
+                thread::Builder::new()
+                    .name("probe".to_owned())
+                    .spawn(read)
+                    .map(drop)
+            }
+        }
+    }
+}
+
+/// Starts the reading thread. The inner error: it has no ring.
+fn ring() -> io::Result<io::Result<Engine>> {
+    let (sender, jobs) = mpsc::unbounded_channel();
+    let (ready, started) = std::sync::mpsc::channel();
+    thread::Builder::new()
+        .name("probe".to_owned())
+        .spawn(move || serve(jobs, &ready))?;
+    let started = started
+        .recv()
+        .unwrap_or_else(|_| Err(io::Error::other("the probing thread ended at its start")));
+    Ok(started.map(|()| Engine::Uring(sender)))
+}
+
+/// The reading thread: a task a device.
+fn serve(mut jobs: mpsc::UnboundedReceiver<Job>, ready: &std::sync::mpsc::Sender<io::Result<()>>) {
+    let runtime = match tokio_uring::Runtime::new(&tokio_uring::builder()) {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            drop(ready.send(Err(error)));
+            return;
+        }
+    };
+    drop(ready.send(Ok(())));
+    runtime.block_on(async move {
+        let mut tasks = Vec::new();
+        while let Some(job) = jobs.recv().await {
+            tasks.retain(|task: &tokio::task::JoinHandle<()>| !task.is_finished());
+            tasks.push(tokio_uring::spawn(async move {
+                let contents = read_by_ring(&job.target).await;
+                drop(job.busy);
+                drop(job.answer.send(contents));
+            }));
+        }
+        // Leaving the runtime with reads in flight is not possible: their buffers are the kernel's.
+        for task in tasks {
+            drop(task.await);
+        }
+    });
+}
+
+/// Memory for one range, aligned: a part of a longer allocation.
+struct Aligned {
+    memory: Vec<u8>,
+    start: usize,
+    length: usize,
+}
+
+impl Aligned {
+    fn new(length: usize) -> Self {
+        let memory = vec![0; length + ALIGNMENT];
+        let start = memory.as_ptr().align_offset(ALIGNMENT);
+        Self {
+            memory,
+            start,
+            length,
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.memory
+            .get(self.start..self.start + self.length)
+            .unwrap_or_default()
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        self.memory
+            .get_mut(self.start..self.start + self.length)
+            .unwrap_or_default()
+    }
+}
+
+/// A range that was read.
+struct Piece {
+    offset: u64,
+    memory: Aligned,
+}
+
+fn piece_of(range: &Range<u64>) -> Piece {
+    Piece {
+        offset: range.start,
+        memory: Aligned::new(usize::try_from(range.end - range.start).unwrap_or(0)),
+    }
+}
+
+/// What the pieces show, and whether that is enough: a device that looks blank is to be read at the other places too.
+fn conclude(size: u64, pieces: &[Piece]) -> Vec<Found> {
+    let areas: Vec<Area<'_>> = pieces
+        .iter()
+        .map(|piece| Area {
+            offset: piece.offset,
+            bytes: piece.memory.bytes(),
+        })
+        .collect();
+    signature::scan(size, &areas)
+}
+
+fn claim_of(size: u64, pieces: &[Piece]) -> Result<Option<Claim>, ClaimError> {
+    let Some(offset) = claim_offset(size) else {
+        return Ok(None);
+    };
+    let length = usize::try_from(CLAIM_BYTES).unwrap_or(0);
+    let block = pieces.iter().find_map(|piece| {
+        let from = usize::try_from(offset.checked_sub(piece.offset)?).ok()?;
+        piece.memory.bytes().get(from..from + length)
+    });
+    block.map_or(Ok(None), Claim::decode)
+}
+
+fn read_error(path: &Path, range: &Range<u64>, source: io::Error) -> ProbeError {
+    ProbeError::Read {
+        path: path.to_path_buf(),
+        offset: range.start,
+        bytes: range.end - range.start,
+        source,
+    }
+}
+
+fn open_options_flags() -> i32 {
+    libc::O_DIRECT | libc::O_CLOEXEC
+}
+
+/// Reads one device here and now. Blocks as long as the device does.
+///
+/// # Errors
+/// [`ProbeError`]; never that it did not answer.
+pub fn read(target: &Target) -> Result<Contents, ProbeError> {
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(open_options_flags())
+        .open(&target.path)
+        .map_err(|source| ProbeError::Open {
+            path: target.path.clone(),
+            source,
+        })?;
+    examine(&file, &target.path, target.size_bytes)
+}
+
+/// Reads what an open device of `size_bytes` holds. `file` was opened with `O_DIRECT`; `path` is for the errors. Blocks.
+///
+/// # Errors
+/// A read failed.
+pub fn examine(file: &File, path: &Path, size_bytes: u64) -> Result<Contents, ProbeError> {
+    let read = |ranges: Vec<Range<u64>>| -> Result<Vec<Piece>, ProbeError> {
+        let one = |range: Range<u64>| {
+            let mut piece = piece_of(&range);
+            file.read_exact_at(piece.memory.bytes_mut(), range.start)
+                .map_err(|source| read_error(path, &range, source))?;
+            Ok(piece)
+        };
+        ranges.into_iter().map(one).collect()
+    };
+    let mut pieces = read(signature::first(size_bytes))?;
+    let claim = claim_of(size_bytes, &pieces);
+    let mut found = conclude(size_bytes, &pieces);
+    if signature::looks_blank(&found) {
+        pieces.extend(read(signature::second(size_bytes))?);
+        found = conclude(size_bytes, &pieces);
+    }
+    Ok(Contents { found, claim })
+}
+
+async fn read_by_ring(target: &Target) -> Result<Contents, ProbeError> {
+    let size = target.size_bytes;
+    let file = tokio_uring::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(open_options_flags())
+        .open(&target.path)
+        .await
+        .map_err(|source| ProbeError::Open {
+            path: target.path.clone(),
+            source,
+        })?;
+    let file = std::rc::Rc::new(file);
+    let mut pieces = read_ranges(&file, &target.path, signature::first(size)).await?;
+    let claim = claim_of(size, &pieces);
+    let mut found = conclude(size, &pieces);
+    if signature::looks_blank(&found) {
+        pieces.extend(read_ranges(&file, &target.path, signature::second(size)).await?);
+        found = conclude(size, &pieces);
+    }
+    Ok(Contents { found, claim })
+}
+
+/// Reads all ranges at once. All have ended when this returns.
+async fn read_ranges(
+    file: &std::rc::Rc<tokio_uring::fs::File>,
+    path: &Path,
+    ranges: Vec<Range<u64>>,
+) -> Result<Vec<Piece>, ProbeError> {
+    let reads: Vec<_> = ranges
+        .into_iter()
+        .map(|range| {
+            let file = std::rc::Rc::clone(file);
+            let read = tokio_uring::spawn({
+                let range = range.clone();
+                async move {
+                    let Piece { offset, memory } = piece_of(&range);
+                    let Aligned {
+                        memory,
+                        start,
+                        length,
+                    } = memory;
+                    let slice = memory.slice(start..start + length);
+                    let (result, slice) = file.read_exact_at(slice, offset).await;
+                    let memory = Aligned {
+                        memory: slice.into_inner(),
+                        start,
+                        length,
+                    };
+                    result.map(|()| Piece { offset, memory })
+                }
+            });
+            (range, read)
+        })
+        .collect();
+    let mut pieces = Vec::with_capacity(reads.len());
+    let mut failed = None;
+    for (range, read) in reads {
+        match read.await {
+            Ok(Ok(piece)) => pieces.push(piece),
+            Ok(Err(source)) => failed = failed.or(Some(read_error(path, &range, source))),
+            Err(source) => {
+                failed = failed.or(Some(read_error(path, &range, io::Error::other(source))));
+            }
+        }
+    }
+    failed.map_or(Ok(pieces), Err)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,371 @@
+//! Every `unsafe` of the workspace: typed wrappers over what the kernel offers and no safe crate does.
+//!
+//! Each function here is safe to call with any argument: what must hold for the one unsafe operation inside is
+//! arranged by the function or by the types that it takes. One operation a block, at most 25 blocks.
+#![expect(
+    unsafe_code,
+    reason = "the one place of the workspace where the kernel is given raw memory"
+)]
+
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::time::Duration;
+
+use io_uring::{IoUring, types};
+use nix::errno::Errno;
+
+use crate::buffer::{Buffer, Registered};
+use crate::device::Op;
+use crate::error::errno_of;
+use crate::quota::kernel::{DiskQuota, FileAttributes};
+use crate::uring::OpFile;
+
+mod ioctl {
+    //! Generated calls; each is `unsafe` and wrapped below.
+    nix::ioctl_read_bad!(
+        blksszget,
+        nix::request_code_none!(0x12, 104),
+        nix::libc::c_int
+    );
+    nix::ioctl_read!(fsgetxattr, b'X', 31, crate::quota::kernel::FileAttributes);
+    nix::ioctl_write_ptr!(fssetxattr, b'X', 32, crate::quota::kernel::FileAttributes);
+    // The size in the number is that of the header alone; the kernel reads from it how many extents follow.
+    nix::ioctl_readwrite_bad!(
+        fs_ioc_fiemap,
+        nix::request_code_readwrite!(b'f', 11, 32),
+        super::FileMap
+    );
+}
+
+/// Extents that one [`file_map`] tells of.
+pub(crate) const FILE_MAP_EXTENTS: usize = FILE_MAP_EXTENTS_U32 as usize;
+const FILE_MAP_EXTENTS_U32: u32 = 64;
+
+/// `struct fiemap` of the kernel, with room for extents.
+#[repr(C)]
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FileMap {
+    pub(crate) start: u64,
+    pub(crate) length: u64,
+    pub(crate) flags: u32,
+    pub(crate) mapped_extents: u32,
+    extent_count: u32,
+    reserved: u32,
+    pub(crate) extents: FileExtents,
+}
+
+/// The extents of a [`FileMap`].
+#[repr(C)]
+#[derive(Clone, Debug)]
+pub(crate) struct FileExtents(pub(crate) [FileExtent; FILE_MAP_EXTENTS]);
+
+impl Default for FileExtents {
+    fn default() -> Self {
+        Self([FileExtent::default(); FILE_MAP_EXTENTS])
+    }
+}
+
+/// `struct fiemap_extent` of the kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct FileExtent {
+    pub(crate) logical: u64,
+    pub(crate) physical: u64,
+    pub(crate) length: u64,
+    reserved: [u64; 2],
+    pub(crate) flags: u32,
+    reserved_more: [u32; 3],
+}
+
+/// Where `length` bytes of a file from `start` are on its device (`FS_IOC_FIEMAP`), at most [`FILE_MAP_EXTENTS`] extents.
+/// What was not written back yet is written back first.
+///
+/// # Errors
+/// The file system does not know the call, or the file's map cannot be read.
+pub(crate) fn file_map(file: BorrowedFd<'_>, start: u64, length: u64) -> Result<FileMap, Errno> {
+    let mut map = FileMap {
+        start,
+        length,
+        flags: 1, // FIEMAP_FLAG_SYNC
+        extent_count: FILE_MAP_EXTENTS_U32,
+        ..FileMap::default()
+    };
+    // SAFETY: the kernel writes to the header and to at most `extent_count` extents, and so many follow the header.
+    unsafe { ioctl::fs_ioc_fiemap(file.as_raw_fd(), &raw mut map) }?;
+    Ok(map)
+}
+
+/// The logical sector of a block device (`BLKSSZGET`).
+///
+/// # Errors
+/// Not a block device.
+pub fn logical_sector_bytes(device: BorrowedFd<'_>) -> Result<u32, Errno> {
+    let mut bytes: nix::libc::c_int = 0;
+    // SAFETY: the ioctl writes one int, to a live int; the descriptor is open for as long as it is borrowed.
+    unsafe { ioctl::blksszget(device.as_raw_fd(), &raw mut bytes) }?;
+    u32::try_from(bytes).map_err(|_| Errno::ERANGE)
+}
+
+/// A ring together with the memory that the kernel may be writing to: an operation put in is owned here until the kernel
+/// has answered it, so nobody can free or touch its buffer in between.
+pub(crate) struct OwningRing {
+    ring: IoUring,
+    /// What is in flight, by `user_data`.
+    slots: Vec<Option<(u64, Op)>>,
+    free: Vec<usize>,
+}
+
+/// How long a dropped ring waits for what is in flight before it gives those buffers up.
+const DROP_WAIT: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 10_000 });
+
+impl OwningRing {
+    /// Over a ring with room for `depth` entries.
+    pub(crate) fn new(ring: IoUring, depth: usize) -> Self {
+        Self {
+            ring,
+            slots: (0..depth).map(|_| None).collect(),
+            free: (0..depth).rev().collect(),
+        }
+    }
+
+    /// The ring, for what is safe to do with it.
+    pub(crate) const fn ring(&self) -> &IoUring {
+        &self.ring
+    }
+
+    /// Operations owned now.
+    pub(crate) const fn in_flight(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Registers `buffers` with the kernel, in this order, and marks them with their place.
+    ///
+    /// # Errors
+    /// As the kernel says: ENOMEM above the limit of locked memory.
+    pub(crate) fn register(&self, buffers: &mut [Buffer], ring: u32) -> Result<(), Errno> {
+        let vectors: Vec<nix::libc::iovec> = buffers
+            .iter_mut()
+            .map(|buffer| nix::libc::iovec {
+                iov_base: buffer.as_mut_ptr().cast(),
+                iov_len: buffer.capacity(),
+            })
+            .collect();
+        // SAFETY: each vector names the whole of a live buffer. The kernel pins those pages itself; they are only ever used by
+        // an operation that owns the buffer registered there, so a buffer dropped early leaves an index that nobody uses.
+        unsafe { self.ring.submitter().register_buffers(&vectors) }
+            .map_err(|error| errno_of(&error))?;
+        for (index, buffer) in (0u16..).zip(buffers) {
+            buffer.set_registered(Registered { ring, index });
+        }
+        Ok(())
+    }
+
+    /// Queues `op` on `file` (an index of the registered files when `fixed`); gives it back when there is no room.
+    pub(crate) fn push(&mut self, file: OpFile, token: u64, op: Op) -> Result<(), Op> {
+        let Some(slot) = self.free.pop() else {
+            return Err(op);
+        };
+        let Some(place) = self.slots.get_mut(slot) else {
+            return Err(op);
+        };
+        let (_, op) = place.insert((token, op));
+        let entry = file.entry(op).user_data(slot as u64);
+        // SAFETY: the entry names no memory but that of the operation that is now in its slot, at an address that does not move with
+        // it, and stays there until its completion is reaped or, if that never comes, for ever.
+        let pushed = unsafe { self.ring.submission().push(&entry) };
+        match pushed {
+            Ok(()) => Ok(()),
+            Err(_full) => match self.take(slot as u64) {
+                Some((_, op)) => Err(op),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// Hands over what is queued; waits until `want` have ended or `timeout` is over.
+    ///
+    /// # Errors
+    /// As the kernel says; ETIME after the time-out.
+    pub(crate) fn enter(&self, want: usize, timeout: Option<Duration>) -> Result<(), Errno> {
+        let submitter = self.ring.submitter();
+        let entered = match timeout.filter(|_| want > 0) {
+            None => submitter.submit_and_wait(want),
+            Some(timeout) => {
+                let timespec = types::Timespec::from(timeout);
+                submitter.submit_with_args(want, &types::SubmitArgs::new().timespec(&timespec))
+            }
+        };
+        entered.map(drop).map_err(|error| errno_of(&error))
+    }
+
+    /// Takes one answer: token, operation, the kernel's result.
+    pub(crate) fn reap(&mut self) -> Option<(u64, Op, i32)> {
+        let entry = self.ring.completion().next()?;
+        let (token, op) = self.take(entry.user_data())?;
+        Some((token, op, entry.result()))
+    }
+
+    fn take(&mut self, user_data: u64) -> Option<(u64, Op)> {
+        let slot = usize::try_from(user_data).ok()?;
+        let taken = self.slots.get_mut(slot)?.take();
+        if taken.is_some() {
+            self.free.push(slot);
+        }
+        taken
+    }
+}
+
+impl Drop for OwningRing {
+    fn drop(&mut self) {
+        while self.in_flight() > 0 {
+            match self.enter(1, Some(DROP_WAIT)) {
+                Ok(()) | Err(Errno::EINTR | Errno::EAGAIN | Errno::EBUSY) => {}
+                Err(_) => break,
+            }
+            while self.reap().is_some() {}
+        }
+        let lost: Vec<Op> = self
+            .slots
+            .iter_mut()
+            .filter_map(|slot| slot.take().map(|(_, op)| op))
+            .collect();
+        if !lost.is_empty() {
+            tracing::warn!(
+                operations = lost.len(),
+                "the device never answered; its buffers are given up"
+            );
+            // The kernel may still write to them.
+            std::mem::forget(lost);
+            return;
+        }
+        // Closing a ring lets go of its file at some later time; whoever opens the device next must find it free
+        // (kernel-notes/05). Nothing to do where there was none.
+        let submitter = self.ring.submitter();
+        let _none = submitter.unregister_files().is_err();
+        let _none = submitter.unregister_buffers().is_err();
+    }
+}
+
+// ---- memory ----
+
+/// Has the allocator keep few pools, and give large pieces back to the kernel when they are freed. A process with two
+/// threads a drive would else keep as many pools as the machine has cores, each as large as its largest job ever was.
+/// Call it before there are threads. Without effect where the C library is another than glibc.
+pub fn give_memory_back_early() {
+    #[cfg(target_env = "gnu")]
+    for (parameter, value) in [
+        (nix::libc::M_ARENA_MAX, 2),
+        (nix::libc::M_MMAP_THRESHOLD, 64 << 10),
+        (nix::libc::M_TRIM_THRESHOLD, 128 << 10),
+    ] {
+        // SAFETY: mallopt takes any two integers and refuses what it does not know.
+        let _taken = unsafe { nix::libc::mallopt(parameter, value) } == 1;
+    }
+}
+
+// ---- project quota ----
+
+/// `PRJQUOTA`.
+const PROJECT_QUOTA: u32 = 2;
+const GET_QUOTA: u32 = ('X' as u32) << 8 | 3;
+const SET_LIMITS: u32 = ('X' as u32) << 8 | 4;
+const GET_NEXT_QUOTA: u32 = ('X' as u32) << 8 | 9;
+
+/// Project id and flags of a file (`FS_IOC_FSGETXATTR`).
+pub(crate) fn file_attributes(file: BorrowedFd<'_>) -> Result<FileAttributes, Errno> {
+    let mut attributes = FileAttributes::default();
+    // SAFETY: the ioctl writes one fsxattr, whose layout FileAttributes has, to a live one; the descriptor is open.
+    unsafe { ioctl::fsgetxattr(file.as_raw_fd(), &raw mut attributes) }?;
+    Ok(attributes)
+}
+
+/// Sets project id and flags of a file (`FS_IOC_FSSETXATTR`).
+pub(crate) fn set_file_attributes(
+    file: BorrowedFd<'_>,
+    attributes: &FileAttributes,
+) -> Result<(), Errno> {
+    // SAFETY: the ioctl reads one fsxattr, whose layout FileAttributes has, from a live one; the descriptor is open.
+    unsafe { ioctl::fssetxattr(file.as_raw_fd(), attributes) }?;
+    Ok(())
+}
+
+/// Limits and use of a project on the file system of an open file; `ENOENT` for one that has neither.
+pub(crate) fn project_quota(file: BorrowedFd<'_>, project: u32) -> Result<DiskQuota, Errno> {
+    let mut quota = DiskQuota::default();
+    quotactl(file, GET_QUOTA, project, &mut quota)?;
+    Ok(quota)
+}
+
+/// The same of the first project from `project` on that has either.
+pub(crate) fn next_project_quota(file: BorrowedFd<'_>, project: u32) -> Result<DiskQuota, Errno> {
+    let mut quota = DiskQuota::default();
+    quotactl(file, GET_NEXT_QUOTA, project, &mut quota)?;
+    Ok(quota)
+}
+
+/// Sets the limits of `quota`'s project.
+pub(crate) fn set_project_limits(file: BorrowedFd<'_>, quota: &DiskQuota) -> Result<(), Errno> {
+    let mut quota = *quota;
+    quotactl(file, SET_LIMITS, quota.id, &mut quota)
+}
+
+/// `quotactl_fd`, kernel 5.14 and later: like quotactl, but for the file system of an open file instead of a device's
+/// name. One of the three commands above, each of which reads or writes exactly one `fs_disk_quota`.
+fn quotactl(
+    file: BorrowedFd<'_>,
+    command: u32,
+    project: u32,
+    quota: &mut DiskQuota,
+) -> Result<(), Errno> {
+    let command = command << 8 | PROJECT_QUOTA;
+    // SAFETY: each command of this function's callers reads or writes one fs_disk_quota, whose layout DiskQuota has,
+    // at the given address, which is live and exclusively borrowed; nothing is kept after the call.
+    let answer = unsafe {
+        nix::libc::syscall(
+            nix::libc::SYS_quotactl_fd,
+            file.as_raw_fd(),
+            command,
+            project,
+            std::ptr::from_mut(quota),
+        )
+    };
+    Errno::result(answer).map(drop)
+}
+
+/// Refuses io_uring to this thread, as a container's seccomp profile does: EPERM for its three system calls (425 to 427).
+#[cfg(test)]
+pub(crate) fn refuse_io_uring() -> Result<(), Errno> {
+    use nix::libc;
+    let statement = |code: u32, jt, jf, k| libc::sock_filter {
+        code: u16::try_from(code).unwrap_or(0),
+        jt,
+        jf,
+        k,
+    };
+    let mut filter = [
+        // Load the number of the system call.
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        statement(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 0, 2, 425),
+        statement(libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K, 1, 0, 427),
+        statement(
+            libc::BPF_RET | libc::BPF_K,
+            0,
+            0,
+            libc::SECCOMP_RET_ERRNO | 1,
+        ),
+        statement(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog {
+        len: 5,
+        filter: filter.as_mut_ptr(),
+    };
+    nix::sys::prctl::set_no_new_privs()?;
+    // SAFETY: the kernel copies the program, of five statements as it says, before the call returns.
+    let answer = unsafe {
+        libc::prctl(
+            libc::PR_SET_SECCOMP,
+            libc::SECCOMP_MODE_FILTER,
+            &raw const program,
+        )
+    };
+    Errno::result(answer).map(drop)
+}

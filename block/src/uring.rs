@@ -1,0 +1,417 @@
+//! The engine over io_uring: one ring, one file, one thread.
+//!
+//! A ring is made disabled, given its file, its buffers and, for [`ReadOnly`](crate::ReadOnly), the list of operations that the
+//! kernel will take from it, and only then enabled (kernel-notes/03). So a `Ring<ReadOnly>` cannot write even if the code
+//! above it is wrong: its file is open for reading and its ring knows no write.
+//!
+//! It runs with what the kernel grants: flags fall back one set at a time, registered buffers halve on ENOMEM down to none
+//! (kernel-notes/04). [`Device::description`] says with what.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::os::fd::AsRawFd as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use io_uring::register::Restriction;
+use io_uring::{IoUring, opcode, squeue};
+use nix::errno::Errno;
+
+use crate::buffer::Buffer;
+use crate::device::{Clock, Completion, DEPTH_MAX, Device, Geometry, Op, OpKind, Options, Wait};
+use crate::error::{DeviceError, IoCause, IoError, OpenError, Refused, errno_of};
+use crate::sys::OwningRing;
+use crate::target::{Mode, Target};
+
+mod entry;
+pub(crate) use entry::OpFile;
+
+/// Set-up flags of a ring, in the order in which kernels learned them: each level includes those below it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RingFlags {
+    /// CQSIZE: 5.5.
+    Plain,
+    /// SUBMIT_ALL: 5.18.
+    SubmitAll,
+    /// COOP_TASKRUN and TASKRUN_FLAG: 5.19.
+    CoopTaskrun,
+    /// SINGLE_ISSUER and DEFER_TASKRUN: 6.1.
+    DeferTaskrun,
+    /// NO_SQARRAY: 6.6.
+    NoSqArray,
+}
+
+impl RingFlags {
+    /// The best first.
+    const STEPS: [Self; 5] = [
+        Self::NoSqArray,
+        Self::DeferTaskrun,
+        Self::CoopTaskrun,
+        Self::SubmitAll,
+        Self::Plain,
+    ];
+
+    fn build(self, entries: u32) -> std::io::Result<IoUring> {
+        let mut builder = IoUring::builder();
+        builder
+            .dontfork()
+            .setup_r_disabled()
+            .setup_cqsize(entries.saturating_mul(2).max(4));
+        if self >= Self::SubmitAll {
+            builder.setup_submit_all();
+        }
+        if self >= Self::CoopTaskrun {
+            builder.setup_coop_taskrun().setup_taskrun_flag();
+        }
+        if self >= Self::DeferTaskrun {
+            builder.setup_single_issuer().setup_defer_taskrun();
+        }
+        if self >= Self::NoSqArray {
+            builder.setup_no_sqarray();
+        }
+        builder.build(entries)
+    }
+}
+
+impl fmt::Display for RingFlags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Plain => "CQSIZE",
+            Self::SubmitAll => "CQSIZE, SUBMIT_ALL",
+            Self::CoopTaskrun => "CQSIZE, SUBMIT_ALL, COOP_TASKRUN",
+            Self::DeferTaskrun => "CQSIZE, SUBMIT_ALL, COOP_TASKRUN, SINGLE_ISSUER, DEFER_TASKRUN",
+            Self::NoSqArray => {
+                "CQSIZE, SUBMIT_ALL, COOP_TASKRUN, SINGLE_ISSUER, DEFER_TASKRUN, NO_SQARRAY"
+            }
+        })
+    }
+}
+
+/// Why a trial of io_uring failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ProbeFailure {
+    /// A system call was refused.
+    Step {
+        /// Which.
+        step: &'static str,
+        /// The answer.
+        errno: Errno,
+    },
+    /// The kernel's io_uring is too old.
+    Lacks(&'static str),
+}
+
+/// Makes a ring as [`Ring`] does, sends one operation through it, and says with which flags it went.
+pub(crate) fn probe() -> Result<RingFlags, ProbeFailure> {
+    let step = |step| move |errno| ProbeFailure::Step { step, errno };
+    let (ring, flags) = RingFlags::STEPS
+        .iter()
+        .find_map(|flags| match flags.build(2) {
+            Ok(ring) => Some(Ok((ring, *flags))),
+            Err(error) => Some(errno_of(&error))
+                .filter(|errno| *errno != Errno::EINVAL)
+                .map(Err),
+        })
+        .unwrap_or(Err(Errno::EINVAL))
+        .map_err(step("io_uring_setup"))?;
+    if !ring.params().is_feature_ext_arg() || !ring.params().is_feature_nodrop() {
+        return Err(ProbeFailure::Lacks("waiting with a time-out (5.11)"));
+    }
+    restrict(&ring, false).map_err(step("io_uring_register (restrictions)"))?;
+    ring.submitter()
+        .register_enable_rings()
+        .map_err(|error| step("io_uring_register")(errno_of(&error)))?;
+    let mut ring = OwningRing::new(ring, 1);
+    let file = OpFile {
+        number: -1,
+        fixed: false,
+        ring: 0,
+    };
+    if ring.push(file, 0, Op::Nop).is_err() {
+        return Err(ProbeFailure::Lacks("a submission queue"));
+    }
+    ring.enter(1, Some(PROBE_WAIT))
+        .map_err(step("io_uring_enter"))?;
+    match ring.reap() {
+        Some((_, _, 0)) => Ok(flags),
+        Some(_) | None => Err(step("a no-op")(Errno::EIO)),
+    }
+}
+
+/// A no-op that takes longer than this is no way to work.
+const PROBE_WAIT: Duration = Duration::from_secs(2);
+
+/// `IORING_UNREGISTER_BUFFERS` and `IORING_UNREGISTER_FILES` of the kernel's `io_uring.h`.
+const UNREGISTER_BUFFERS: u8 = 1;
+const UNREGISTER_FILES: u8 = 3;
+
+/// Lets the ring take only what the engine sends.
+fn restrict(ring: &IoUring, writes: bool) -> Result<(), Errno> {
+    let mut allowed = vec![
+        Restriction::sqe_op(opcode::Nop::CODE),
+        Restriction::sqe_op(opcode::Read::CODE),
+        Restriction::sqe_op(opcode::ReadFixed::CODE),
+        Restriction::sqe_flags_allowed(squeue::Flags::FIXED_FILE.bits()),
+        Restriction::register_op(UNREGISTER_BUFFERS),
+        Restriction::register_op(UNREGISTER_FILES),
+    ];
+    if writes {
+        allowed.extend([
+            Restriction::sqe_op(opcode::Write::CODE),
+            Restriction::sqe_op(opcode::WriteFixed::CODE),
+            Restriction::sqe_op(opcode::Fsync::CODE),
+        ]);
+    }
+    ring.submitter()
+        .register_restrictions(&mut allowed)
+        .map_err(|error| errno_of(&error))
+}
+
+/// A ring over one file or device.
+pub struct Ring<M> {
+    ring: OwningRing,
+    target: Target<M>,
+    file: OpFile,
+    depth: usize,
+    /// Registered buffers not yet given out.
+    pool: Vec<Buffer>,
+    registered: usize,
+    flags: RingFlags,
+    clock: Clock,
+    /// The kernel takes entries from the thread that enabled the ring, and from no other (kernel-notes/02).
+    stays: PhantomData<*const ()>,
+}
+
+impl<M: Mode> fmt::Debug for Ring<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ring")
+            .field("target", self.target.name())
+            .field("in_flight", &self.in_flight())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Rings are numbered, so that a buffer registered with one is not taken for registered by another.
+static RINGS: AtomicU32 = AtomicU32::new(1);
+
+impl<M: Mode> Ring<M> {
+    /// A ring over `target`, with the flags that [`probe_backend`](crate::probe_backend) found.
+    ///
+    /// # Errors
+    /// [`OpenError::Depth`], [`OpenError::Ring`].
+    pub fn new(target: Target<M>, options: Options, flags: RingFlags) -> Result<Self, OpenError> {
+        let failed = |step| {
+            let path = target.path().to_path_buf();
+            move |errno| OpenError::Ring { path, step, errno }
+        };
+        let depth = check_depth(&target, options)?;
+        let ring = flags
+            .build(options.depth)
+            .map_err(|error| failed("setup")(errno_of(&error)))?;
+        let id = RINGS.fetch_add(1, Ordering::Relaxed);
+        let fd = target.file().as_raw_fd();
+        // Without a place in the table of files each operation looks its file up: slower, not wrong.
+        let fixed = ring.submitter().register_files(&[fd]).is_ok();
+        let ring = OwningRing::new(ring, depth);
+        let pool = register_pool(depth, options.buffer_bytes, |buffers| {
+            ring.register(buffers, id)
+        });
+        restrict(ring.ring(), M::WRITES).map_err(failed("restrictions"))?;
+        ring.ring()
+            .submitter()
+            .register_enable_rings()
+            .map_err(|error| failed("enabling")(errno_of(&error)))?;
+        Ok(Self {
+            file: OpFile {
+                number: if fixed { 0 } else { fd },
+                fixed,
+                ring: id,
+            },
+            registered: pool.len(),
+            ring,
+            target,
+            depth,
+            pool,
+            flags,
+            clock: Clock::start(),
+            stays: PhantomData,
+        })
+    }
+}
+
+/// The depth as a count, if it is within bounds.
+pub(crate) fn check_depth<M: Mode>(
+    target: &Target<M>,
+    options: Options,
+) -> Result<usize, OpenError> {
+    usize::try_from(options.depth)
+        .ok()
+        .filter(|depth| (1..=DEPTH_MAX as usize).contains(depth))
+        .ok_or_else(|| OpenError::Depth {
+            path: target.path().into(),
+            depth: options.depth,
+            max: DEPTH_MAX,
+        })
+}
+
+/// Registers as many buffers as the kernel lets us: all, half, a quarter … none.
+fn register_pool(
+    depth: usize,
+    bytes: usize,
+    register: impl Fn(&mut [Buffer]) -> Result<(), Errno>,
+) -> Vec<Buffer> {
+    if bytes == 0 {
+        return Vec::new();
+    }
+    let mut count = depth;
+    while count > 0 {
+        let mut pool: Vec<Buffer> = (0..count).map(|_| Buffer::zeroed(bytes)).collect();
+        match register(&mut pool) {
+            Ok(()) => return pool,
+            Err(Errno::ENOMEM) => count /= 2,
+            Err(errno) => {
+                tracing::debug!(%errno, "buffers are not registered");
+                return Vec::new();
+            }
+        }
+    }
+    Vec::new()
+}
+
+impl<M: Mode> Device for Ring<M> {
+    fn name(&self) -> &str {
+        self.target.name()
+    }
+
+    fn engine(&self) -> &'static str {
+        "uring"
+    }
+
+    fn description(&self) -> String {
+        format!(
+            "io_uring ({}), {} of {} buffers registered, file {}",
+            self.flags,
+            self.registered,
+            self.depth,
+            if self.file.fixed {
+                "registered"
+            } else {
+                "by descriptor"
+            },
+        )
+    }
+
+    fn geometry(&self) -> Geometry {
+        self.target.geometry()
+    }
+
+    fn depth(&self) -> usize {
+        self.depth
+    }
+
+    fn in_flight(&self) -> usize {
+        self.ring.in_flight()
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.clock.now_ns()
+    }
+
+    fn buffer(&mut self, len: usize) -> Buffer {
+        match self.pool.pop_if(|buffer| len <= buffer.capacity()) {
+            Some(mut buffer) => {
+                buffer.set_len(len);
+                buffer
+            }
+            None => Buffer::zeroed(len),
+        }
+    }
+
+    fn submit(&mut self, token: u64, op: Op) -> Result<(), Refused> {
+        if let Err(cause) = accept::<M>(&self.target.geometry(), &op) {
+            return Err(refused(self.target.name(), op, cause));
+        }
+        let depth = self.depth;
+        self.ring
+            .push(self.file, token, op)
+            .map_err(|op| refused(self.target.name(), op, IoCause::Full { depth }))
+    }
+
+    fn complete(&mut self, wait: Wait, done: &mut Vec<Completion>) -> Result<(), DeviceError> {
+        let before = done.len();
+        loop {
+            // Entered even with nothing to wait for: else nothing is posted (kernel-notes/08).
+            let want = usize::from(wait != Wait::No && self.ring.in_flight() > 0);
+            let timeout = match wait {
+                Wait::Until(at) => Some(Duration::from_nanos(at.saturating_sub(self.now_ns()))),
+                Wait::No | Wait::Forever => None,
+            };
+            let entered = self.ring.enter(want, timeout);
+            while let Some((token, op, result)) = self.ring.reap() {
+                done.push(Completion {
+                    token,
+                    result: outcome(self.target.name(), &op, result),
+                    op,
+                });
+            }
+            match entered {
+                Ok(()) if done.len() == before && want > 0 => {}
+                Ok(()) | Err(Errno::ETIME) => return Ok(()),
+                // No memory for a request, or completions to be reaped first: both pass.
+                Err(Errno::EINTR | Errno::EAGAIN | Errno::EBUSY) if done.len() == before => {}
+                Err(Errno::EINTR | Errno::EAGAIN | Errno::EBUSY) => return Ok(()),
+                Err(errno) => {
+                    return Err(DeviceError::Enter {
+                        device: Arc::clone(self.target.name()),
+                        errno,
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Whether an engine of this mode takes `op` at all.
+pub(crate) fn accept<M: Mode>(geometry: &Geometry, op: &Op) -> Result<(), IoCause> {
+    match op.kind() {
+        OpKind::Write | OpKind::Flush if !M::WRITES => Err(IoCause::ReadOnly),
+        OpKind::Nop | OpKind::Flush => Ok(()),
+        OpKind::Read | OpKind::Write => geometry.check(op.offset(), op.len()),
+    }
+}
+
+/// `op`, on its way home.
+pub(crate) fn refused(device: &Arc<str>, op: Op, cause: IoCause) -> Refused {
+    Refused {
+        error: failed(device, &op, cause),
+        op,
+    }
+}
+
+/// The error of `op`.
+pub(crate) fn failed(device: &Arc<str>, op: &Op, cause: IoCause) -> Box<IoError> {
+    Box::new(IoError {
+        device: Arc::clone(device),
+        kind: op.kind(),
+        offset: op.offset(),
+        len: op.len(),
+        cause,
+    })
+}
+
+/// What the kernel's number means: bytes, or an error below zero.
+fn outcome(device: &Arc<str>, op: &Op, result: i32) -> Result<(), Box<IoError>> {
+    match usize::try_from(result) {
+        Ok(done) if done >= op.len() => Ok(()),
+        Ok(done) => Err(failed(device, op, IoCause::Short { done })),
+        Err(_negative) => Err(failed(
+            device,
+            op,
+            IoCause::Kernel(Errno::from_raw(result.saturating_neg())),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,341 @@
+//! `adopt`: what is on devices but not in the API is brought back. A device that bears a drive of this cluster gets its
+//! Drive object again; a drive of another cluster only with `--from-cluster` and that cluster's id; then every volume
+//! that the drives hold without an object gets its Volume again, from its own record. Nothing on a device is erased.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use api::drive::{DeviceClaim, Erase};
+use api::names::{
+    ANNOTATION_ADOPTS, FINALIZER_DEVICE, LABEL_DRIVE, LABEL_NODE, MANAGER_CLI, cluster_tag,
+};
+use api::storage_node::{HeldDrive, Orphan};
+use api::volume::FsType;
+use api::{Device, Drive, DriveSpec, Reason, StorageNode, Volume, VolumeSpec};
+use clap::Args;
+use kube::ResourceExt as _;
+use kube::api::PostParams;
+
+use crate::advice::{self, Hint, Refusal, Stop};
+use crate::args::{DryRun, Wait};
+use crate::discover::{Use, devices_of};
+use crate::init::wait;
+use crate::progress::{End, follow};
+use crate::select::{Names, nothing, short};
+use crate::session::Session;
+
+/// How long the records of freshly mounted drives are waited for.
+const RECORDS_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Flags of `adopt`.
+#[derive(Debug, Args)]
+pub(crate) struct AdoptArgs {
+    /// Ids of drives that devices bear, or their first digits
+    #[arg(value_name = "DRIVE")]
+    ids: Vec<String>,
+    /// On these nodes, such as node-{1...4}
+    #[arg(short, long, value_name = "NODE", value_delimiter = ',')]
+    node: Vec<String>,
+    /// On these devices, such as nvme{0...3}n1
+    #[arg(short, long, value_name = "DEVICE", value_delimiter = ',')]
+    drive: Vec<String>,
+    /// All that can be adopted
+    #[arg(long)]
+    all: bool,
+    /// Take over drives of another cluster, by its id as discover shows it
+    #[arg(long, value_name = "ID")]
+    from_cluster: Option<String>,
+    #[command(flatten)]
+    dry_run: DryRun,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+/// A device that bears a drive without an object.
+struct Found {
+    node: String,
+    device: Device,
+    held: HeldDrive,
+    /// The cluster that it is taken from.
+    adopt_from: Option<String>,
+}
+
+impl Found {
+    fn label(&self) -> String {
+        format!("{} on {}", self.device.name, self.node)
+    }
+}
+
+/// Runs `adopt`.
+pub(crate) async fn run(session: &mut Session, args: &AdoptArgs) -> Result<(), Stop> {
+    if args.ids.is_empty() && args.node.is_empty() && args.drive.is_empty() && !args.all {
+        return Err(Stop::Usage(
+            "say what to adopt: ids of drives, --node, --drive or --all".to_owned(),
+        ));
+    }
+    let inventory = session.inventory().await?;
+    let found = find(args, &inventory.nodes)?;
+    let (found, refused) = allowed(found, args.from_cluster.as_deref());
+    if !refused.is_empty() && (!args.all || found.is_empty()) {
+        return Err(Stop::Refused(refused));
+    }
+    for line in advice::list(&refused, "") {
+        session.screen.note(line)?;
+    }
+    let known: BTreeSet<_> = inventory.drives.iter().map(|d| d.name_any()).collect();
+    let drives: Vec<_> = found
+        .iter()
+        .filter(|f| !known.contains(&f.held.id))
+        .map(drive_of)
+        .collect();
+    let ids: BTreeSet<_> = found.iter().map(|f| f.held.id.clone()).collect();
+    let orphans = orphans(args, &inventory.nodes, &ids)?;
+    if drives.is_empty() && orphans.is_empty() {
+        return Err(Stop::refused(
+            Refusal::new(Reason::NothingMatched, "")
+                .detail("no device bears a drive without an object, and no volume is without one")
+                .next("kubectl ringpv discover --all"),
+        ));
+    }
+    if args.dry_run.dry_run {
+        for found in &found {
+            session.screen.line(format!(
+                "drive {} ({}) would be adopted",
+                short(&found.held.id),
+                found.label()
+            ))?;
+        }
+        for (_, orphan) in &orphans {
+            session
+                .screen
+                .line(format!("volume {} would be adopted", orphan.volume))?;
+        }
+        return session.hint(&Hint::DryRun);
+    }
+    let made = create_drives(session, drives).await?;
+    if !made.is_empty() {
+        wait::until_ready(session, &made, &args.wait, "kubectl ringpv adopt --all").await?;
+    }
+    let adopted: BTreeSet<_> = made.iter().map(|d| d.name_any()).collect();
+    let orphans = if adopted.is_empty() || args.wait.no_wait {
+        orphans
+    } else {
+        await_records(session, args, &ids, &adopted).await?
+    };
+    create_volumes(session, &orphans).await
+}
+
+/// Devices that bear a drive without an object, among those meant.
+fn find(args: &AdoptArgs, nodes: &[StorageNode]) -> Result<Vec<Found>, Stop> {
+    let (node_names, devices) = (
+        Names::new(&args.node, "--node")?,
+        Names::new(&args.drive, "--drive")?,
+    );
+    let meant = |held: &HeldDrive| {
+        args.ids.is_empty() || args.ids.iter().any(|id| held.id.starts_with(id.as_str()))
+    };
+    let mut found = Vec::new();
+    for node in nodes.iter().filter(|n| node_names.matches(&n.name_any())) {
+        for device in devices_of(node).iter().filter(|d| devices.matches(&d.name)) {
+            if let (Use::Adopt | Use::Foreign, Some(held)) = (Use::of(device), &device.holds_drive)
+                && meant(held)
+            {
+                found.push(Found {
+                    node: node.name_any(),
+                    device: device.clone(),
+                    held: held.clone(),
+                    adopt_from: None,
+                });
+            }
+        }
+    }
+    if !args.ids.is_empty()
+        && found.is_empty()
+        && orphans(args, nodes, &BTreeSet::new())?.is_empty()
+    {
+        return Err(nothing("drive"));
+    }
+    Ok(found)
+}
+
+/// Apart: what may be adopted, and the drives of other clusters that nobody asked for by their cluster's id.
+fn allowed(found: Vec<Found>, from_cluster: Option<&str>) -> (Vec<Found>, Vec<Refusal>) {
+    let (mut may, mut refused) = (Vec::new(), Vec::new());
+    for mut found in found {
+        let theirs = found.held.cluster_id.clone();
+        let named = |id: &str| id == theirs || (!theirs.is_empty() && id == cluster_tag(&theirs));
+        let refusal = Refusal::new(Reason::ForeignCluster, found.label());
+        match from_cluster {
+            _ if Use::of(&found.device) != Use::Foreign => may.push(found),
+            Some(id) if named(id) => {
+                found.adopt_from = Some(theirs);
+                may.push(found);
+            }
+            Some(id) => {
+                let detail = format!("its drive is of the cluster {theirs}, not of {id}");
+                refused.push(refusal.detail(detail));
+            }
+            None => {
+                let detail =
+                    format!("its drive is of the cluster {theirs}; there it would be missed");
+                let next = format!("if it is meant to move here: --from-cluster {theirs}");
+                refused.push(refusal.detail(detail).next(next));
+            }
+        }
+    }
+    (may, refused)
+}
+
+/// The object for a drive that a device bears.
+fn drive_of(found: &Found) -> Drive {
+    let mut drive = Drive::new(
+        &found.held.id,
+        DriveSpec {
+            node: found.node.clone(),
+            device: DeviceClaim {
+                fingerprint: found.device.fingerprint.clone(),
+                name: found.device.name.clone(),
+                size_bytes: found.device.size_bytes,
+            },
+            access_tier: found.device.proposed_tier,
+            cordoned: false,
+            suspended: false,
+            erase: Erase::default(),
+            gate: None,
+            force: false,
+            adopt_from: found.adopt_from.clone(),
+            removal: None,
+        },
+    );
+    drive
+        .labels_mut()
+        .insert(LABEL_NODE.to_owned(), found.node.clone());
+    drive
+}
+
+/// Volumes without an object, among those meant: on the drives that are adopted, or that are there already.
+fn orphans(
+    args: &AdoptArgs,
+    nodes: &[StorageNode],
+    adopted: &BTreeSet<String>,
+) -> Result<Vec<(String, Orphan)>, Stop> {
+    let names = Names::new(&args.node, "--node")?;
+    let meant = |orphan: &Orphan| {
+        adopted.contains(&orphan.drive)
+            || args
+                .ids
+                .iter()
+                .any(|id| orphan.drive.starts_with(id.as_str()))
+            || (args.ids.is_empty() && args.drive.is_empty())
+    };
+    let mut orphans = Vec::new();
+    for node in nodes.iter().filter(|n| names.matches(&n.name_any())) {
+        let here = node
+            .status
+            .iter()
+            .flat_map(|s| &s.orphans)
+            .filter(|o| meant(o));
+        orphans.extend(here.map(|o| (node.name_any(), o.clone())));
+    }
+    Ok(orphans)
+}
+
+async fn create_drives(session: &mut Session, drives: Vec<Drive>) -> Result<Vec<Drive>, Stop> {
+    let api = session.api::<Drive>().await?;
+    let mut made = Vec::new();
+    for drive in drives {
+        match api.create(&post(), &drive).await {
+            Ok(drive) => made.push(drive),
+            Err(kube::Error::Api(status)) if status.is_already_exists() => {
+                session.screen.note(Refusal::new(
+                    Reason::AlreadyInitialized,
+                    wait::label(&drive),
+                ))?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(made)
+}
+
+/// Waits until the agents have told which volumes the adopted drives hold. A drive that holds none says nothing, so
+/// the wait is short.
+async fn await_records(
+    session: &mut Session,
+    args: &AdoptArgs,
+    ids: &BTreeSet<String>,
+    adopted: &BTreeSet<String>,
+) -> Result<Vec<(String, Orphan)>, Stop> {
+    let api = session.api::<StorageNode>().await?;
+    let mut last = Vec::new();
+    let end = follow(api, args.wait.timeout.min(RECORDS_TIMEOUT), |nodes| {
+        let nodes: Vec<_> = nodes.values().cloned().collect();
+        last = orphans(args, &nodes, ids)?;
+        let told: BTreeSet<_> = last.iter().map(|(_, o)| o.drive.clone()).collect();
+        Ok(adopted.is_subset(&told))
+    })
+    .await?;
+    if end == End::Left {
+        session.hint(&Hint::GoesOn {
+            command: "kubectl ringpv adopt --all".to_owned(),
+        })?;
+    }
+    Ok(last)
+}
+
+fn post() -> PostParams {
+    PostParams {
+        field_manager: Some(MANAGER_CLI.to_owned()),
+        ..PostParams::default()
+    }
+}
+
+/// The Volume that a record on a drive tells of. It names the record's incarnation: only so does it get its data.
+pub(crate) fn volume_of(node: &str, orphan: &Orphan) -> Volume {
+    let mut volume = Volume::new(
+        &orphan.volume,
+        VolumeSpec {
+            csi_name: orphan.csi_name.clone(),
+            node: node.to_owned(),
+            drive: Some(orphan.drive.clone()),
+            capacity_bytes: orphan.capacity_bytes,
+            fs_type: FsType::Xfs,
+            capacity_enforcement: orphan.capacity_enforcement,
+            single_writer: orphan.single_writer,
+            ephemeral: orphan.ephemeral,
+            claim: orphan.claim.clone(),
+            spread_id: orphan.spread_id.clone(),
+            parameters: orphan.parameters.clone(),
+            placement: None,
+            suspended: false,
+            release: false,
+            move_to: None,
+        },
+    );
+    let labels = [(LABEL_NODE, node), (LABEL_DRIVE, orphan.drive.as_str())];
+    let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    *volume.labels_mut() = labels.into();
+    volume
+        .annotations_mut()
+        .insert(ANNOTATION_ADOPTS.to_owned(), orphan.incarnation.clone());
+    volume.finalizers_mut().push(FINALIZER_DEVICE.to_owned());
+    volume
+}
+
+async fn create_volumes(session: &mut Session, orphans: &[(String, Orphan)]) -> Result<(), Stop> {
+    let api = session.api::<Volume>().await?;
+    for (node, orphan) in orphans {
+        match api.create(&post(), &volume_of(node, orphan)).await {
+            Ok(_) => session
+                .screen
+                .line(format!("volume {} adopted", orphan.volume))?,
+            Err(kube::Error::Api(status)) if status.is_already_exists() => {
+                session
+                    .screen
+                    .note(format!("volume {} has an object meanwhile", orphan.volume))?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,180 @@
+//! The mount table of a host without Kubernetes: which volume is mounted where. `volumes mount` and `unmount` keep it,
+//! `volumes mount --all` makes it so again after a boot. It is written beside and renamed: a power cut leaves the old
+//! table or the new one.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use api::Reason;
+use serde::{Deserialize, Serialize};
+
+use crate::advice::{Refusal, Stop};
+
+/// Form of the file.
+const VERSION: &str = "ringpv.io/v1alpha1";
+const HEADER: &str = "# Volumes mounted on this host by kubectl ringpv volumes mount; mounted again at boot by mount --all.\n";
+
+/// The table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Mounts {
+    version: String,
+    /// Its entries, in the order in which they were made.
+    pub(crate) mounts: Vec<Mount>,
+}
+
+/// One volume at one place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Mount {
+    /// Volume id.
+    pub(crate) volume: String,
+    /// Where.
+    pub(crate) path: PathBuf,
+    /// Whether writes are refused there.
+    #[serde(default)]
+    pub(crate) read_only: bool,
+}
+
+impl Default for Mounts {
+    fn default() -> Self {
+        Self {
+            version: VERSION.to_owned(),
+            mounts: Vec::new(),
+        }
+    }
+}
+
+impl Mounts {
+    /// Reads the table; an absent one is empty.
+    pub(crate) fn read(file: &Path) -> Result<Self, Stop> {
+        let name = file.display().to_string();
+        let text = match std::fs::read_to_string(file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Self::default());
+            }
+            Err(error) => {
+                return Err(Stop::Failed(
+                    anyhow::Error::from(error).context(format!("cannot read {name}")),
+                ));
+            }
+        };
+        let invalid =
+            |detail: String| Stop::refused(Refusal::new(Reason::FileInvalid, &name).detail(detail));
+        let table: Self = serde_yaml::from_str(&text).map_err(|e| invalid(e.to_string()))?;
+        if table.version != VERSION {
+            return Err(invalid(format!("version {:?} is not known", table.version)));
+        }
+        Ok(table)
+    }
+
+    /// Writes the table, durably.
+    pub(crate) fn write(&self, file: &Path) -> Result<(), Stop> {
+        let context = || format!("cannot write the mount table {}", file.display());
+        let body = serde_yaml::to_string(self).with_context(context)?;
+        let directory = file.parent().unwrap_or(Path::new("/"));
+        std::fs::create_dir_all(directory).with_context(context)?;
+        let beside = file.with_extension("yaml.new");
+        let mut new = std::fs::File::create(&beside).with_context(context)?;
+        new.write_all(format!("{HEADER}{body}").as_bytes())
+            .with_context(context)?;
+        new.sync_all().with_context(context)?;
+        std::fs::rename(&beside, file).with_context(context)?;
+        #[cfg(unix)]
+        std::fs::File::open(directory)
+            .and_then(|d| d.sync_all())
+            .with_context(context)?;
+        Ok(())
+    }
+
+    /// Adds an entry; false where it is there already.
+    pub(crate) fn add(&mut self, mount: Mount) -> Result<bool, Refusal> {
+        let Some(old) = self.mounts.iter().find(|m| m.path == mount.path) else {
+            self.mounts.push(mount);
+            return Ok(true);
+        };
+        if *old == mount {
+            return Ok(false);
+        }
+        let how = if old.read_only { ", read-only" } else { "" };
+        Err(
+            Refusal::new(Reason::StillPublished, mount.path.display().to_string())
+                .detail(format!("volume {} is mounted there{how}", old.volume)),
+        )
+    }
+
+    /// Where a volume is mounted.
+    pub(crate) fn of(&self, volume: &str) -> Vec<Mount> {
+        self.mounts
+            .iter()
+            .filter(|m| m.volume == volume)
+            .cloned()
+            .collect()
+    }
+
+    /// Takes an entry out.
+    pub(crate) fn remove(&mut self, volume: &str, path: &Path) {
+        self.mounts
+            .retain(|m| !(m.volume == volume && m.path == path));
+    }
+}
+
+/// Where volumes are staged: beside the table.
+pub(crate) fn staging(file: &Path, volume: &str) -> PathBuf {
+    file.parent()
+        .unwrap_or(Path::new("/"))
+        .join("staging")
+        .join(volume)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(volume: &str, path: &str, read_only: bool) -> Mount {
+        Mount {
+            volume: volume.to_owned(),
+            path: path.into(),
+            read_only,
+        }
+    }
+
+    #[test]
+    fn a_table_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("state/mounts.yaml");
+        let mut table = Mounts::read(&file).unwrap();
+        assert_eq!(table, Mounts::default());
+        assert_eq!(table.add(mount("a", "/srv/a", false)), Ok(true));
+        assert_eq!(table.add(mount("a", "/srv/b", true)), Ok(true));
+        assert_eq!(table.add(mount("a", "/srv/a", false)), Ok(false));
+        assert_eq!(
+            table.add(mount("a", "/srv/a", true)).unwrap_err().reason,
+            Reason::StillPublished
+        );
+        assert_eq!(
+            table.add(mount("b", "/srv/a", false)).unwrap_err().reason,
+            Reason::StillPublished
+        );
+        table.write(&file).unwrap();
+        assert_eq!(Mounts::read(&file).unwrap(), table);
+        table.remove("a", Path::new("/srv/a"));
+        assert_eq!(table.of("a"), [mount("a", "/srv/b", true)]);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("mounts.yaml");
+        for text in [
+            "mounts: 3",
+            "version: v9\nmounts: []",
+            "version: ringpv.io/v1alpha1\nmounts: [{volume: a}]",
+        ] {
+            std::fs::write(&file, text).unwrap();
+            assert_eq!(Mounts::read(&file).unwrap_err().exit_code(), 1, "{text}");
+        }
+    }
+}

@@ -1,0 +1,578 @@
+//! One machine as its user has it: the real controller with its embedded store, the real agent, the real command
+//! line, on loop devices, all in one temporary folder.
+//!
+//! Whatever happens to a test, dropping its [`Machine`] ends its processes (by their ids), unmounts what lies in its
+//! folder, lets its loop devices go, and removes the folder.
+
+use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use api::{Drive, DrivePhase, StorageNode, Volume};
+use kube::api::{Api, ListParams};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use crate::command::{Outcome, now, ours, program, run, until, wait};
+use crate::csi::Csi;
+use crate::loopdev::{LoopDevice, mounts, unmount};
+
+/// Node name of the one machine.
+pub const NODE: &str = "here";
+
+/// A class that any drive can serve, whatever its kernel enforces.
+pub const CLASS: &str = "\
+apiVersion: storage.k8s.io/v1
+kind: StorageClass
+metadata:
+  name: any
+provisioner: ringpv.io
+parameters:
+  capacity-enforcement: best-effort
+";
+
+/// Longest that a start, a stop, or a drive's preparation may take.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// A process of ours.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    fn start(mut command: Command, log: &Path) -> Self {
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .expect("a log file");
+        let copy = file.try_clone().expect("a second handle of the log file");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file)
+            .stderr(copy)
+            .spawn();
+        Self {
+            child: child.expect("the process starts"),
+            log: log.to_owned(),
+        }
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it as a power cut would, and waits until it is gone.
+    pub fn kill(mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+
+    /// Asks it to end (SIGTERM) and says how it did.
+    ///
+    /// # Panics
+    /// When it does not end in time.
+    pub fn stop(mut self) -> ExitStatus {
+        let pid = i32::try_from(self.child.id()).unwrap_or(i32::MAX);
+        kill(Pid::from_raw(pid), Signal::SIGTERM).ok();
+        let status = wait(&mut self.child, LIMIT);
+        if status.is_none() {
+            drop(self.child.kill());
+            drop(self.child.wait());
+        }
+        status.unwrap_or_else(|| panic!("it did not end on SIGTERM; its log: {}", self.said()))
+    }
+
+    /// Whether it runs still.
+    pub fn runs(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Waits for its own end.
+    pub fn ended(&mut self, limit: Duration) -> Option<ExitStatus> {
+        wait(&mut self.child, limit)
+    }
+
+    /// The end of what it said, of all its runs.
+    #[must_use]
+    pub fn said(&self) -> String {
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let skip = text.lines().count().saturating_sub(40);
+        text.lines().skip(skip).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// One machine.
+pub struct Machine {
+    /// Runs what is asynchronous.
+    pub runtime: Runtime,
+    controller: Option<Process>,
+    agent: Option<Process>,
+    /// Words put before the agent's command line: a sandbox.
+    pub agent_within: Vec<PathBuf>,
+    /// Words put behind the agent's command line.
+    pub agent_args: Vec<String>,
+    /// Whether the agent may take loop devices.
+    pub loops_allowed: bool,
+    drives: Vec<LoopDevice>,
+    dir: TempDir,
+}
+
+impl Machine {
+    /// A machine with a loop device of each size, nothing started. `None`, and said so, where that cannot be.
+    ///
+    /// # Panics
+    /// When the machine has all it takes and it fails all the same.
+    #[must_use]
+    pub fn new(test: &str, sizes: &[u64]) -> Option<Self> {
+        if let Some(why) = LoopDevice::refusal() {
+            crate::skip(test, &why);
+            return None;
+        }
+        let mut machine = Self {
+            runtime: Runtime::new().expect("a runtime"),
+            controller: None,
+            agent: None,
+            agent_within: Vec::new(),
+            agent_args: Vec::new(),
+            loops_allowed: true,
+            drives: Vec::new(),
+            dir: TempDir::with_prefix("ringpv-").expect("a temporary folder"),
+        };
+        for size in sizes {
+            machine.add_device(*size);
+        }
+        Some(machine)
+    }
+
+    /// The same, with controller and agent running.
+    #[must_use]
+    pub fn running(test: &str, sizes: &[u64]) -> Option<Self> {
+        let mut machine = Self::new(test, sizes)?;
+        machine.start_controller();
+        machine.start_agent();
+        Some(machine)
+    }
+
+    /// A path in its folder.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Adds a loop device; the agent must be started after.
+    pub fn add_device(&mut self, bytes: u64) -> usize {
+        let index = self.drives.len();
+        let file = self.path(&format!("device-{index}.img"));
+        self.drives.push(LoopDevice::create(&file, bytes));
+        index
+    }
+
+    /// Adds a loop device on a file that is there.
+    pub fn add_device_on(&mut self, file: &Path) -> usize {
+        self.drives.push(LoopDevice::attach(file));
+        self.drives.len() - 1
+    }
+
+    /// Takes a loop device away, as if pulled out.
+    ///
+    /// # Panics
+    /// When there is none of that index.
+    pub fn remove_device(&mut self, index: usize) {
+        drop(self.drives.remove(index));
+    }
+
+    /// Its loop devices.
+    #[must_use]
+    pub fn devices(&self) -> &[LoopDevice] {
+        &self.drives
+    }
+
+    /// The kernel's name of a device.
+    ///
+    /// # Panics
+    /// When there is none of that index.
+    #[must_use]
+    pub fn device(&self, index: usize) -> String {
+        self.drives
+            .get(index)
+            .map(|device| device.name().to_owned())
+            .expect("a device of that index")
+    }
+
+    // ---- the controller ----
+
+    /// The controller's command line.
+    #[must_use]
+    pub fn controller_command(&self) -> Command {
+        let mut command = program(ours("ringpv-controller"));
+        command.arg("--embedded").arg(self.path("store"));
+        command
+            .arg("--csi-endpoint")
+            .arg(self.endpoint("controller"));
+        command
+    }
+
+    /// Starts the controller and waits until it serves.
+    ///
+    /// # Panics
+    /// With its log, when it does not in time.
+    pub fn start_controller(&mut self) {
+        let mut process = Process::start(self.controller_command(), &self.path("controller.log"));
+        let end = now() + LIMIT;
+        while !self.controller_serves() {
+            if !process.runs() || now() > end {
+                panic!(
+                    "the controller does not serve; its log:\n{}",
+                    process.said()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.controller = Some(process);
+    }
+
+    fn controller_serves(&self) -> bool {
+        self.path("store/kubeconfig").exists()
+            && self.runtime.block_on(async {
+                let Ok(client) = self.connect().await else {
+                    return false;
+                };
+                Api::<Drive>::all(client)
+                    .list(&ListParams::default())
+                    .await
+                    .is_ok()
+                    && Csi::at(&self.path("controller.sock")).ready().await
+            })
+    }
+
+    /// SIGKILL to the controller.
+    pub fn kill_controller(&mut self) {
+        if let Some(process) = self.controller.take() {
+            process.kill();
+        }
+    }
+
+    /// SIGTERM to the controller; it must end well.
+    ///
+    /// # Panics
+    /// With its log, when it does not.
+    pub fn stop_controller(&mut self) {
+        if let Some(process) = self.controller.take() {
+            let log = process.said();
+            let status = process.stop();
+            assert!(
+                status.success(),
+                "the controller ended with {status}:\n{log}"
+            );
+        }
+    }
+
+    // ---- the agent ----
+
+    /// The agent's command line.
+    #[must_use]
+    pub fn agent_command(&self) -> Command {
+        let names: Vec<&str> = self.drives.iter().map(LoopDevice::name).collect();
+        let mut words = self.agent_within.clone();
+        words.push(ours("ringpv-agent"));
+        let mut words = words.into_iter();
+        let mut command = program(words.next().unwrap_or_default());
+        command.args(words).args(["--node", NODE]);
+        if self.loops_allowed {
+            command.arg("--allow-loop");
+        }
+        command
+            .arg("--kubeconfig")
+            .arg(self.path("store/kubeconfig"));
+        command.arg("--state-dir").arg(self.path("state"));
+        command.arg("--csi-endpoint").arg(self.endpoint("agent"));
+        command.arg("--devices").arg(names.join(","));
+        command.args(&self.agent_args);
+        command
+    }
+
+    /// Starts the agent and waits until it serves and knows all devices.
+    ///
+    /// # Panics
+    /// With its log, when it does not in time.
+    pub fn start_agent(&mut self) {
+        let mut process = Process::start(self.agent_command(), &self.path("agent.log"));
+        let end = now() + LIMIT;
+        while !self.agent_serves() {
+            if !process.runs() || now() > end {
+                panic!("the agent does not serve; its log:\n{}", process.said());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.agent = Some(process);
+    }
+
+    /// Starts the agent and waits for nothing.
+    pub fn launch_agent(&mut self) {
+        let command = self.agent_command();
+        self.agent = Some(Process::start(command, &self.path("agent.log")));
+    }
+
+    fn agent_serves(&self) -> bool {
+        let Some(node) = self.node() else {
+            return false;
+        };
+        let seen = node.status.map(|status| status.devices).unwrap_or_default();
+        let all = self
+            .drives
+            .iter()
+            .all(|drive| seen.iter().any(|device| device.name == drive.name()));
+        let socket = self.path("agent.sock");
+        all && self
+            .runtime
+            .block_on(async { Csi::at(&socket).ready().await })
+    }
+
+    /// The agent's process, while it runs.
+    pub fn agent(&mut self) -> Option<&mut Process> {
+        self.agent.as_mut()
+    }
+
+    /// The controller's process, while it runs.
+    pub fn controller(&mut self) -> Option<&mut Process> {
+        self.controller.as_mut()
+    }
+
+    /// SIGKILL to the agent.
+    pub fn kill_agent(&mut self) {
+        if let Some(process) = self.agent.take() {
+            process.kill();
+        }
+    }
+
+    /// SIGTERM to the agent; it must end well.
+    ///
+    /// # Panics
+    /// With its log, when it does not.
+    pub fn stop_agent(&mut self) {
+        if let Some(process) = self.agent.take() {
+            let log = process.said();
+            let status = process.stop();
+            assert!(status.success(), "the agent ended with {status}:\n{log}");
+        }
+    }
+
+    // ---- talking to it ----
+
+    fn endpoint(&self, name: &str) -> String {
+        format!("unix://{}", self.path(&format!("{name}.sock")).display())
+    }
+
+    async fn connect(&self) -> anyhow::Result<kube::Client> {
+        let config = kube::config::Kubeconfig::read_from(self.path("store/kubeconfig"))?;
+        let config = kube::Config::from_custom_kubeconfig(config, &Default::default()).await?;
+        Ok(kube::Client::try_from(config)?)
+    }
+
+    /// A client of its API.
+    ///
+    /// # Panics
+    /// When there is no kubeconfig to read.
+    #[must_use]
+    pub fn client(&self) -> kube::Client {
+        self.runtime
+            .block_on(self.connect())
+            .expect("a client from the controller's kubeconfig")
+    }
+
+    /// CSI calls to the controller.
+    #[must_use]
+    pub fn controller_csi(&self) -> Csi {
+        Csi::at(&self.path("controller.sock"))
+    }
+
+    /// CSI calls to the agent.
+    #[must_use]
+    pub fn agent_csi(&self) -> Csi {
+        Csi::at(&self.path("agent.sock"))
+    }
+
+    /// Runs the command line program as its user would.
+    #[must_use]
+    pub fn ringpv(&self, words: &[&str]) -> Outcome {
+        let mut command = program(ours("kubectl-ringpv"));
+        command
+            .current_dir(self.dir.path())
+            .env("KUBECONFIG", self.path("store/kubeconfig"))
+            .env("RINGPV_MOUNTS", self.path("mounts.yaml"))
+            .arg("--controller-endpoint")
+            .arg(self.endpoint("controller"))
+            .arg("--node-endpoint")
+            .arg(self.endpoint("agent"))
+            .args(words);
+        run(command, 2 * LIMIT)
+    }
+
+    /// All objects of a kind.
+    ///
+    /// # Panics
+    /// When the API does not answer.
+    #[must_use]
+    pub fn list<K>(&self) -> Vec<K>
+    where
+        K: kube::Resource<Scope = kube::core::ClusterResourceScope, DynamicType = ()>
+            + Clone
+            + std::fmt::Debug
+            + serde::de::DeserializeOwned,
+    {
+        let api = Api::<K>::all(self.client());
+        let list = self.runtime.block_on(api.list(&ListParams::default()));
+        list.expect("the API answers").items
+    }
+
+    /// The machine's StorageNode, where the agent wrote it and the API answers.
+    #[must_use]
+    pub fn node(&self) -> Option<StorageNode> {
+        self.runtime.block_on(async {
+            let api = Api::<StorageNode>::all(self.connect().await.ok()?);
+            api.get_opt(NODE).await.ok().flatten()
+        })
+    }
+
+    /// What discovery says of a device.
+    ///
+    /// # Panics
+    /// When it does not know the device.
+    #[must_use]
+    pub fn discovered(&self, index: usize) -> api::Device {
+        let name = self.device(index);
+        let node = self.node().and_then(|node| node.status);
+        node.and_then(|status| {
+            status
+                .devices
+                .into_iter()
+                .find(|device| device.name == name)
+        })
+        .unwrap_or_else(|| panic!("{name} is not in the StorageNode"))
+    }
+
+    /// The Drive on a device, where there is one.
+    #[must_use]
+    pub fn drive(&self, index: usize) -> Option<Drive> {
+        let name = self.device(index);
+        let on = |drive: &Drive| {
+            let status = drive
+                .status
+                .as_ref()
+                .and_then(|status| status.device.as_ref());
+            status.map_or(drive.spec.device.name == name, |device| device.name == name)
+        };
+        self.list::<Drive>().into_iter().find(on)
+    }
+
+    /// Waits until the Drive on a device is in `phase`.
+    ///
+    /// # Panics
+    /// When it is not in time.
+    pub fn drive_in(&self, index: usize, phase: DrivePhase) -> Drive {
+        let what = format!("the drive on {} to be {phase:?}", self.device(index));
+        until(&what, LIMIT, || {
+            let drive = self.drive(index)?;
+            (drive.status.as_ref()?.phase == phase).then_some(drive)
+        })
+    }
+
+    /// A Volume by its name, where there is one.
+    #[must_use]
+    pub fn volume(&self, name: &str) -> Option<Volume> {
+        let api = Api::<Volume>::all(self.client());
+        self.runtime
+            .block_on(api.get_opt(name))
+            .expect("the API answers")
+    }
+
+    /// Makes every eligible device a drive, through `discover` and `init`, and waits until all are Ready.
+    ///
+    /// # Panics
+    /// When one does not become Ready.
+    pub fn init_all(&self) {
+        self.discover();
+        self.ringpv(&["init", "drives.yaml"]).ok();
+        for index in 0..self.drives.len() {
+            self.drive_in(index, DrivePhase::Ready);
+        }
+    }
+
+    /// Writes drives.yaml with every eligible device selected.
+    pub fn discover(&self) {
+        self.ringpv(&["discover", "--overwrite"]).ok();
+    }
+
+    /// Makes a volume of a class that asks for no enforcement, and mounts it. Where its data are.
+    ///
+    /// # Panics
+    /// When it cannot be had.
+    #[must_use]
+    pub fn mounted_volume(&self, name: &str, size: &str) -> PathBuf {
+        self.write("class.yaml", CLASS);
+        self.ringpv(&[
+            "volumes",
+            "create",
+            name,
+            "--size",
+            size,
+            "--class",
+            "class.yaml",
+        ])
+        .ok();
+        let path = self.path(&format!("mnt-{name}"));
+        self.ringpv(&["volumes", "mount", name, &path.display().to_string()])
+            .ok();
+        path
+    }
+
+    /// Writes a file into its folder.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).expect("a file in the machine's folder");
+    }
+
+    /// What the agent and the controller said last.
+    #[must_use]
+    pub fn logs(&self) -> String {
+        let said = |process: Option<&Process>| process.map(Process::said).unwrap_or_default();
+        format!(
+            "---- controller\n{}\n---- agent\n{}",
+            said(self.controller.as_ref()),
+            said(self.agent.as_ref())
+        )
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            crate::tell(&self.logs());
+        }
+        self.kill_agent();
+        self.kill_controller();
+        for mount in mounts().iter().rev() {
+            if mount.target.starts_with(self.dir.path()) {
+                unmount(&mount.target);
+            }
+        }
+        self.drives.clear();
+    }
+}
+
+/// Whether a process ended by a signal.
+#[must_use]
+pub fn signalled(status: ExitStatus) -> bool {
+    status.signal().is_some()
+}

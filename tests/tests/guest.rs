@@ -1,0 +1,337 @@
+//! Level guest. In an emulated machine with NVMe drives and a kernel that has project quota: a volume's size for real,
+//! power cuts, and drives that are pulled out or fail. The kernel of a test machine may have neither.
+
+#![cfg(test)]
+
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+use tests::guest::{Guest, Images};
+
+const GIB: u64 = 1 << 30;
+const MIB: u64 = 1 << 20;
+const SLACK: u64 = 64 << 10;
+
+/// A class that asks for enforcement.
+const CLASS: &str = r#"printf '%s\n' 'apiVersion: storage.k8s.io/v1' 'kind: StorageClass' 'metadata: {name: any}' \
+    'provisioner: ringpv.io' >/var/lib/ringpv/class.yaml"#;
+
+const INIT: &str =
+    "cd /var/lib/ringpv; ringpv discover --overwrite; ringpv init drives.yaml; ringpv list drives";
+
+/// Whether there can be no guest here, and said so.
+fn cannot(test: &str) -> bool {
+    let refusal = Guest::refusal();
+    if let Some(why) = &refusal {
+        tests::skip(test, why);
+    }
+    refusal.is_some()
+}
+
+/// Bytes of all files of a volume.
+fn used(guest: &Guest, name: &str) -> u64 {
+    guest.number(&format!("du -s --block-size=1 /srv/{name} | cut -f1"))
+}
+
+fn size(guest: &Guest, name: &str) -> u64 {
+    guest.number(&format!("df --output=size -B1 /srv/{name} | tail -n 1"))
+}
+
+/// Makes a file of so many bytes at once; a quota counts them as it counts written ones.
+fn allocate(guest: &Guest, file: &str, bytes: u64) {
+    guest.ok(&format!("fallocate -l {bytes} /srv/{file}"));
+}
+
+/// Fills a volume until it is full, the end as any program would, and checks how full that is.
+fn is_full_at(guest: &Guest, name: &str, bytes: u64) {
+    let full = guest.run(&format!(
+        "dd if=/dev/zero of=/srv/{name}/end bs=1M count=1024"
+    ));
+    assert!(
+        full.code != Some(0) && full.stderr.contains("No space left"),
+        "{full}"
+    );
+    guest.ok("sync");
+    let used = used(guest, name);
+    assert!((bytes - SLACK..=bytes).contains(&used), "{used} of {bytes}");
+}
+
+/// `list volumes` shows the very number that the file system counts, once the volume has come to rest.
+fn listed_to_the_block(guest: &Guest, name: &str) {
+    let counted = used(guest, name);
+    let listed = || {
+        let volume = guest.json(&format!("ringpv list volumes {name} -o json"));
+        volume["items"][0]["status"]["usedBytes"].as_u64()
+    };
+    guest.until(&format!("list says that {name} uses {counted}"), || {
+        listed() == Some(counted)
+    });
+}
+
+/// Writes numbered records, each made durable before it is acknowledged, while somebody cuts the power; gives the
+/// number of the last that was acknowledged.
+fn records_until_the_cut(guest: Guest, file: &str) -> u64 {
+    let script = format!(
+        r#"i=0; while :; do i=$((i + 1)); echo "record $i" >>/srv/{file}; sync /srv/{file}; echo $i; done"#
+    );
+    let said = thread::scope(|scope| {
+        let writer = scope.spawn(|| guest.run(&script));
+        thread::sleep(Duration::from_secs(5));
+        guest.outside("kill", &[]);
+        writer.join().expect("it was run").stdout
+    });
+    // The last line may be torn.
+    let whole = said.rsplit_once('\n').map_or("", |(lines, _)| lines);
+    let last = whole.lines().last().and_then(|line| line.parse().ok());
+    last.filter(|n| *n > 10)
+        .unwrap_or_else(|| panic!("too few records to tell anything: {said}"))
+}
+
+#[test]
+fn a_volume_is_as_large_as_it_says_and_outlives_a_power_cut() {
+    if cannot("a_volume_is_as_large_as_it_says_and_outlives_a_power_cut") {
+        return;
+    }
+    let images = Images::new();
+    // The neighbour does not fit on B: it is on the drive that the other fills.
+    let specs = [
+        images.spec("A", "8G"),
+        images.spec("B", "1G"),
+        images.spec("state", "512M"),
+    ];
+    let options = [
+        "--nvme", &specs[0], "--nvme", &specs[1], "--disk", &specs[2],
+    ];
+    let guest = Guest::boot("quota", &options);
+    guest.start("");
+    guest.ok(INIT);
+    guest.ok(CLASS);
+    guest.ok("cd /var/lib/ringpv
+        ringpv volumes create five --size 5Gi --class class.yaml
+        ringpv volumes mount five /srv/five
+        ringpv volumes create neighbour --size 1Gi --class class.yaml
+        ringpv volumes mount neighbour /srv/neighbour
+        dd if=/dev/urandom of=/srv/neighbour/file bs=1M count=16 status=none; sync
+        sha256sum /srv/neighbour/file >neighbour.sum
+        [ $(stat -c %d /srv/five) = $(stat -c %d /srv/neighbour) ]");
+    assert_eq!(size(&guest, "five"), 5 * GIB);
+    // Not through the page cache, which an emulated processor is slow to fill.
+    guest.ok("dd if=/dev/zero of=/srv/five/fill bs=4M count=1264 oflag=direct status=none");
+    is_full_at(&guest, "five", 5 * GIB);
+    guest.ok("sha256sum -c /var/lib/ringpv/neighbour.sum
+        dd if=/dev/zero of=/srv/neighbour/more bs=1M count=8 status=none");
+
+    // It grows while somebody writes on, to more than it could hold before.
+    guest.ok("rm /srv/five/*");
+    allocate(&guest, "five/stream", 5 * GIB - 256 * MIB);
+    guest.ok("cd /var/lib/ringpv
+        write() {
+            for i in $(seq 24); do
+                head -c 16M /dev/zero >>/srv/five/stream || return 1
+                sleep 0.2
+            done
+        }
+        write & writer=$!
+        sleep 1
+        ringpv volumes expand five 6Gi
+        kill -0 $writer # it is at work still
+        wait $writer
+        sync");
+    assert_eq!(size(&guest, "five"), 6 * GIB);
+    listed_to_the_block(&guest, "five");
+
+    let before = used(&guest, "five");
+    let acknowledged = records_until_the_cut(guest, "neighbour/records");
+    let guest = Guest::boot("quota", &options);
+    guest.start("");
+    guest.ok("ringpv volumes mount --all");
+    assert_eq!(
+        (size(&guest, "five"), used(&guest, "five")),
+        (6 * GIB, before)
+    );
+    guest.ok(&format!(
+        "sha256sum -c /var/lib/ringpv/neighbour.sum
+        for i in $(seq {acknowledged}); do echo record $i; done >/run/acknowledged
+        head -n {acknowledged} /srv/neighbour/records | cmp - /run/acknowledged"
+    ));
+    allocate(&guest, "five/more", 512 * MIB);
+    is_full_at(&guest, "five", 6 * GIB);
+}
+
+#[test]
+fn nvme_drives_are_known_and_zero_themselves() {
+    if cannot("nvme_drives_are_known_and_zero_themselves") {
+        return;
+    }
+    let images = Images::new();
+    let specs = [
+        images.spec("A", "600M"),
+        images.spec("B", "600M") + ",lba=4096",
+        images.spec("state", "512M"),
+    ];
+    let options = [
+        "--nvme", &specs[0], "--nvme", &specs[1], "--disk", &specs[2],
+    ];
+    let guest = Guest::boot("nvme", &options);
+    // Data of somebody's, and more of them where no signature is.
+    guest.ok("mkfs.ext4 -q /dev/nvme0n1
+        echo OLD-DATA | dd of=/dev/nvme0n1 bs=1M seek=300 conv=notrunc,sync status=none");
+    guest.start("");
+    guest.ok("cd /var/lib/ringpv; ringpv discover; sed -i 's/select: no/select: yes/' drives.yaml");
+    let node = guest.json("ringpv list nodes -o json");
+    let devices = node["items"][0]["status"]["devices"].as_array();
+    for (serial, sector) in [("A", 512), ("B", 4096)] {
+        let device = devices
+            .into_iter()
+            .flatten()
+            .find(|d| d["serial"] == serial);
+        let device = device.unwrap_or_else(|| panic!("no drive {serial}: {node:#}"));
+        let known = ["model", "transport", "proposedTier"].map(|key| device[key].as_str());
+        let expected = ["QEMU NVMe Ctrl", "Nvme", "Hot"].map(Some);
+        assert_eq!(known, expected, "{device:#}");
+        assert_eq!(device["logicalBlockBytes"], sector, "{device:#}");
+    }
+    let refused = guest.run("cd /var/lib/ringpv; ringpv init drives.yaml");
+    assert!(
+        refused.code == Some(1) && refused.stderr.contains("ForceRequired"),
+        "{refused}"
+    );
+    // Not even a person's general word is enough: it must name this very device with what it holds.
+    let refused = guest.run("cd /var/lib/ringpv; ringpv init drives.yaml --dangerous");
+    let (_, word) = refused.stderr.split_once("--yes ").unwrap_or_default();
+    assert!(
+        refused.code == Some(1) && refused.stderr.contains("NotConfirmed"),
+        "{refused}"
+    );
+    guest.ok(&format!(
+        "[ $(blkid -s TYPE -o value /dev/nvme0n1) = ext4 ]
+        cd /var/lib/ringpv; ringpv init drives.yaml --dangerous --yes {}",
+        word.trim()
+    ));
+    for serial in ["A", "B"] {
+        let drive = guest.drive(serial);
+        let erased = &drive["status"]["erased"];
+        assert_eq!(erased["level"], "Logical", "{drive:#}");
+        let bytes = erased["bytes"].as_u64();
+        assert!(bytes > Some(590 * MIB), "all of it was erased: {drive:#}");
+    }
+    let place = guest.run("dd if=/dev/nvme0n1 bs=1M skip=300 count=1 status=none | grep OLD-DATA");
+    assert_eq!(place.code, Some(1), "{place}");
+}
+
+#[test]
+fn a_drive_that_is_pulled_out_and_put_back() {
+    if cannot("a_drive_that_is_pulled_out_and_put_back") {
+        return;
+    }
+    let images = Images::new();
+    let (drive, state) = (images.spec("A", "1G"), images.spec("state", "512M"));
+    let guest = Guest::boot("pull", &["--nvme", &drive, "--disk", &state]);
+    guest.start("");
+    guest.ok(INIT);
+    guest.ok(CLASS);
+    guest.ok("cd /var/lib/ringpv
+        ringpv volumes create v --size 100Mi --class class.yaml
+        ringpv volumes mount v /srv/v
+        echo kept >/srv/v/file; sync");
+    guest.outside("unplug", &["nvme0"]);
+    stands(&guest, "A", "Lost", "DriveLost");
+    let refused = guest.run("ringpv volumes mount v /srv/again");
+    assert!(
+        refused.code != Some(0) && refused.stderr.contains("DriveUnavailable"),
+        "{refused}"
+    );
+    guest.ok("ringpv volumes unmount v");
+    guest.outside("plug", &[&drive]);
+    stands(&guest, "A", "Ready", "Ready");
+    guest.ok("ringpv volumes mount v /srv/v; [ \"$(cat /srv/v/file)\" = kept ]");
+}
+
+/// Waits until a drive, named by its serial, is in a phase for a reason.
+fn stands(guest: &Guest, serial: &str, phase: &str, reason: &str) {
+    guest.until(&format!("drive {serial} is {phase}, {reason}"), || {
+        let status = guest.drive(serial)["status"].clone();
+        status["phase"] == phase && status["reason"] == reason
+    });
+}
+
+#[test]
+fn io_uring_forbidden_by_the_administrator() {
+    if cannot("io_uring_forbidden_by_the_administrator") {
+        return;
+    }
+    let images = Images::new();
+    let (drive, state) = (images.spec("A", "600M"), images.spec("state", "512M"));
+    let guest = Guest::boot("sysctl", &["--nvme", &drive, "--disk", &state]);
+    guest.ok("echo 2 >/proc/sys/kernel/io_uring_disabled");
+    guest.start("");
+    let node = guest.json("ringpv list nodes -o json");
+    let backend = &node["items"][0]["status"]["ioBackend"];
+    let said = [&backend["name"], &backend["reason"]].map(Value::as_str);
+    assert_eq!(said, [Some("Threads"), Some("UringDisabled")], "{node:#}");
+    guest.ok(INIT);
+}
+
+#[test]
+fn a_drive_that_fails_every_write() {
+    if cannot("a_drive_that_fails_every_write") {
+        return;
+    }
+    let images = Images::new();
+    let specs = [
+        images.spec("A", "1G"),
+        images.spec("B", "1G"),
+        images.spec("state", "512M"),
+    ];
+    let options = [
+        "--nvme", &specs[0], "--nvme", &specs[1], "--disk", &specs[2],
+    ];
+    let guest = Guest::boot("faults", &options);
+    guest.start("");
+    guest.ok(INIT);
+    guest.ok(CLASS);
+    // Each is on a drive of its own: two do not fit on one.
+    guest.ok("cd /var/lib/ringpv
+        for v in 1 2; do
+            ringpv volumes create v$v --size 600Mi --class class.yaml
+            ringpv volumes mount v$v /srv/v$v
+            echo kept >/srv/v$v/file
+        done; sync");
+    let bad = guest.drive("A")["metadata"]["name"].clone();
+    let volumes = guest.json("ringpv list volumes -o json");
+    let (on_bad, on_good) = match volumes["items"][0]["spec"]["drive"] == bad {
+        true => ("v1", "v2"),
+        false => ("v2", "v1"),
+    };
+
+    guest.outside("fault", &["nvme0", "write"]);
+    let write = |volume: &str| {
+        guest.run(&format!(
+            "dd if=/dev/zero of=/srv/{volume}/more bs=1M count=4 conv=fsync; sync -f /srv/{volume}"
+        ))
+    };
+    assert_ne!(write(on_bad).code, Some(0), "the writer is told");
+    stands(&guest, "A", "ReadOnly", "FilesystemShutdown");
+    write(on_good).ok();
+    stands(&guest, "B", "Ready", "Ready");
+    // It takes no new volume.
+    let refused = guest.run(
+        "cd /var/lib/ringpv
+        ringpv volumes create third --size 250Mi --class class.yaml
+        ringpv volumes create fourth --size 250Mi --class class.yaml",
+    );
+    assert!(
+        refused.code == Some(1) && refused.stderr.contains("NoFit"),
+        "{refused}"
+    );
+    guest.outside("fault", &["nvme0", "off"]);
+    guest.cut();
+
+    // What was durable before the fault is there once the drive is well again.
+    let guest = Guest::boot("faults", &options);
+    guest.start("");
+    guest.ok("ringpv volumes mount --all
+        for v in 1 2; do [ $(cat /srv/v$v/file) = kept ]; done");
+    stands(&guest, "A", "Ready", "Ready");
+}

@@ -1,0 +1,228 @@
+//! Level loop. The whole job on real loop devices with the real processes, as a person would do it: probe, init, mount,
+//! place, hold data, grow, delete, give back; across restarts, a lost store, and objects deleted by plain means.
+
+#![cfg(test)]
+
+use std::time::Duration;
+
+use api::storage_node::DeviceVerdict;
+use api::{Drive, DrivePhase, Reason, Volume};
+use kube::ResourceExt as _;
+use kube::api::{Api, DeleteParams, ListParams};
+use tests::command::until;
+use tests::data;
+use tests::loopdev::mounts;
+use tests::machine::{LIMIT, Machine};
+
+const MIB: u64 = 1 << 20;
+
+#[test]
+fn from_bare_devices_to_data_and_back() {
+    let Some(machine) = Machine::running(
+        "from_bare_devices_to_data_and_back",
+        &[1024 * MIB, 640 * MIB],
+    ) else {
+        return;
+    };
+    assert_eq!(machine.discovered(0).verdict, DeviceVerdict::Eligible);
+    machine.init_all();
+    let drive = machine.drive_in(0, DrivePhase::Ready);
+    assert_eq!(machine.devices()[0].mounts().len(), 1);
+    let allocatable = drive.status.unwrap().capacity.unwrap().allocatable_bytes;
+    assert!(
+        (850 * MIB..1024 * MIB).contains(&allocatable),
+        "{allocatable}"
+    );
+
+    let path = machine.mounted_volume("data", "200MiB");
+    data::write(&path.join("file"), 1, 100);
+    let volume = machine.volume("data").unwrap();
+    assert_eq!(volume.spec.capacity_bytes, 200 * MIB);
+    machine.ringpv(&["explain", "data"]).ok();
+
+    machine
+        .ringpv(&["volumes", "expand", "data", "300MiB"])
+        .ok();
+    until("the volume to grow", LIMIT, || {
+        let status = machine.volume("data")?.status?;
+        (status.capacity_bytes == Some(300 * MIB)).then_some(())
+    });
+    assert!(data::is_whole(&path.join("file"), 1, 100));
+
+    machine.ringpv(&["volumes", "unmount", "data"]).ok();
+    machine
+        .ringpv(&["volumes", "delete", "data", "--yes", "data"])
+        .ok();
+    until("the volume to be gone", LIMIT, || {
+        machine.volume("data").is_none().then_some(())
+    });
+    until("its bytes to be given back", LIMIT, || {
+        let used = machine.list::<Drive>().iter().map(used_bytes).sum::<u64>();
+        (used < 200 * MIB).then_some(())
+    });
+
+    for drive in machine.list::<Drive>() {
+        machine.ringpv(&["remove", &drive.name_any()]).ok();
+    }
+    until("the drives to be let go", LIMIT, || {
+        machine.list::<Drive>().is_empty().then_some(())
+    });
+    for device in machine.devices() {
+        assert!(
+            device.mounts().is_empty(),
+            "{} is still mounted",
+            device.name()
+        );
+    }
+}
+
+fn used_bytes(drive: &Drive) -> u64 {
+    let capacity = drive.status.as_ref().and_then(|status| status.capacity);
+    capacity.map_or(0, |capacity| capacity.used_bytes)
+}
+
+#[test]
+fn data_stay_mounted_across_restarts() {
+    let Some(mut machine) = Machine::running("data_stay_mounted_across_restarts", &[640 * MIB])
+    else {
+        return;
+    };
+    machine.init_all();
+    let path = machine.mounted_volume("kept", "100MiB");
+    data::write(&path.join("file"), 2, 50);
+    machine.stop_agent();
+    assert!(
+        data::is_whole(&path.join("file"), 2, 50),
+        "a stopped agent takes nothing away"
+    );
+    machine.stop_controller();
+    machine.start_controller();
+    machine.start_agent();
+    machine.drive_in(0, DrivePhase::Ready);
+    data::write(&path.join("more"), 3, 50);
+
+    // A reboot, as far as mounts go: all of them are gone, and the table brings them back.
+    machine.kill_agent();
+    for mount in mounts()
+        .iter()
+        .rev()
+        .filter(|mount| mount.target.starts_with(machine.path("")))
+    {
+        tests::loopdev::unmount(&mount.target);
+    }
+    machine.start_agent();
+    machine.drive_in(0, DrivePhase::Ready);
+    machine.ringpv(&["volumes", "mount", "--all"]).ok();
+    assert!(data::is_whole(&path.join("file"), 2, 50));
+    assert!(data::is_whole(&path.join("more"), 3, 50));
+}
+
+#[test]
+fn a_lost_store_is_rebuilt_from_the_drives() {
+    let Some(mut machine) = Machine::running(
+        "a_lost_store_is_rebuilt_from_the_drives",
+        &[640 * MIB, 640 * MIB],
+    ) else {
+        return;
+    };
+    machine.init_all();
+    let path = machine.mounted_volume("kept", "100MiB");
+    data::write(&path.join("file"), 4, 50);
+    let before = machine.volume("kept").unwrap().spec;
+    machine.stop_agent();
+    machine.stop_controller();
+    std::fs::remove_file(machine.path("store/store.redb")).unwrap();
+    machine.start_controller();
+    machine.start_agent();
+    assert!(machine.list::<Drive>().is_empty());
+    assert!(
+        data::is_whole(&path.join("file"), 4, 50),
+        "mounted data need no object"
+    );
+    until("the drives to be found", LIMIT, || {
+        let reasons = machine.discovered(0).reasons;
+        reasons
+            .iter()
+            .any(|one| one.reason == Reason::Adoptable)
+            .then_some(())
+    });
+
+    machine.ringpv(&["adopt", "--all"]).ok();
+    machine.drive_in(0, DrivePhase::Ready);
+    machine.drive_in(1, DrivePhase::Ready);
+    let after = until("the volume to be known again", LIMIT, || {
+        machine.volume("kept")
+    })
+    .spec;
+    assert_eq!(
+        (after.drive, after.capacity_bytes),
+        (before.drive, before.capacity_bytes)
+    );
+    assert!(data::is_whole(&path.join("file"), 4, 50));
+    machine.ringpv(&["volumes", "unmount", "kept"]).ok();
+    let again = path.display().to_string();
+    machine.ringpv(&["volumes", "mount", "kept", &again]).ok();
+    assert!(data::is_whole(&path.join("file"), 4, 50));
+}
+
+#[test]
+fn deleting_every_object_deletes_no_data() {
+    let Some(machine) = Machine::running("deleting_every_object_deletes_no_data", &[640 * MIB])
+    else {
+        return;
+    };
+    machine.init_all();
+    let path = machine.mounted_volume("kept", "100MiB");
+    data::write(&path.join("file"), 5, 50);
+    let client = machine.client();
+    machine.runtime.block_on(async {
+        let (all, none) = (ListParams::default(), DeleteParams::default());
+        drop(
+            Api::<Volume>::all(client.clone())
+                .delete_collection(&none, &all)
+                .await,
+        );
+        drop(
+            Api::<Drive>::all(client)
+                .delete_collection(&none, &all)
+                .await,
+        );
+    });
+    for volume in machine.list::<Volume>() {
+        delete::<Volume>(&machine, &volume.name_any());
+    }
+    for drive in machine.list::<Drive>() {
+        delete::<Drive>(&machine, &drive.name_any());
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(
+        data::is_whole(&path.join("file"), 5, 50),
+        "what a pod has mounted stays"
+    );
+
+    machine.ringpv(&["volumes", "unmount", "kept"]).ok();
+    until("the objects to go", LIMIT, || {
+        (machine.list::<Volume>().is_empty() && machine.list::<Drive>().is_empty()).then_some(())
+    });
+    machine.ringpv(&["adopt", "--all"]).ok();
+    machine.drive_in(0, DrivePhase::Ready);
+    let path = path.display().to_string();
+    until("the volume to be adopted", LIMIT, || machine.volume("kept"));
+    machine.ringpv(&["volumes", "mount", "kept", &path]).ok();
+    assert!(data::is_whole(&machine.path("mnt-kept/file"), 5, 50));
+}
+
+fn delete<K>(machine: &Machine, name: &str)
+where
+    K: kube::Resource<Scope = kube::core::ClusterResourceScope, DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned,
+{
+    let api = Api::<K>::all(machine.client());
+    drop(
+        machine
+            .runtime
+            .block_on(api.delete(name, &DeleteParams::default())),
+    );
+}
