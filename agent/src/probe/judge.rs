@@ -124,7 +124,9 @@ fn others(
     others
 }
 
-/// The drive of RingPV that a device bears. Its file system says it; before there is one, the claim block.
+/// The drive of RingPV that a device bears. Its file system says it; before there is one, the claim block. A claim that
+/// says Preparing is the later word: it is only written where no drive in use stands, so a file system of ours that bears
+/// another id is what an earlier preparation left, and about to be erased.
 fn held(facts: &DeviceFacts, policy: &Policy) -> Option<Held> {
     let Media::Read { found, claim } = &facts.media else {
         return None;
@@ -135,6 +137,15 @@ fn held(facts: &DeviceFacts, policy: &Policy) -> Option<Held> {
         .iter()
         .find(|one| one.kind == Kind::Xfs && !one.uuid.is_empty())
         .and_then(|one| Some((one, one.label.strip_prefix(names::FILESYSTEM_LABEL_PREFIX)?)));
+    let own_tag = names::cluster_tag(&policy.cluster_id);
+    let file_system = file_system.filter(|(xfs, tag)| {
+        let remains = claim.as_ref().is_some_and(|claim| {
+            claim.state == ClaimState::Preparing
+                && claim.cluster_id == policy.cluster_id
+                && claim.drive_id != xfs.uuid
+        });
+        !(remains && *tag == own_tag)
+    });
     let Some((xfs, tag)) = file_system else {
         let claim = claim?;
         return Some(Held {
@@ -145,7 +156,7 @@ fn held(facts: &DeviceFacts, policy: &Policy) -> Option<Held> {
             claim: Some(claim),
         });
     };
-    let ours = tag == names::cluster_tag(&policy.cluster_id)
+    let ours = tag == own_tag
         && cluster_id
             .as_ref()
             .is_none_or(|id| *id == policy.cluster_id);

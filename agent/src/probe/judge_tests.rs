@@ -253,9 +253,32 @@ fn what_a_claim_means_while_a_drive_is_made() {
     use Reason::{AlreadyManaged, ForeignCluster, HoldsData};
     let only = [claim_block()];
     let made = [ours(DRIVE, CLUSTER), claim_block()];
+    let remains = [ours("another", CLUSTER), claim_block()];
+    let foreign = [ours("another", OTHER_CLUSTER), claim_block()];
     holds("begun", &only, preparing(CLUSTER), &[DRIVE], AlreadyManaged);
     holds("forgotten", &only, preparing(CLUSTER), &[], HoldsData);
     holds("never mounted", &made, preparing(CLUSTER), &[], HoldsData);
+    holds(
+        "begun over another's remains",
+        &remains,
+        preparing(CLUSTER),
+        &[DRIVE, "another"],
+        AlreadyManaged,
+    );
+    holds(
+        "forgotten over another's remains",
+        &remains,
+        preparing(CLUSTER),
+        &[],
+        HoldsData,
+    );
+    holds(
+        "over a drive of another cluster",
+        &foreign,
+        preparing(CLUSTER),
+        &[DRIVE],
+        ForeignCluster,
+    );
     holds(
         "theirs",
         &only,

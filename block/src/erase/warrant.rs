@@ -141,7 +141,9 @@ impl Warrant {
     /// The right to go on with a device that this very object has claimed.
     pub fn to_resume(ours: Ours<'_>, found: &Found<'_>) -> Result<Self, Unwarranted> {
         same_identity(ours, found)?;
-        match own_claim(ours, found)? {
+        let claim = own_claim(ours, found)?;
+        not_of_others(ours, found)?;
+        match claim {
             claim if claim.state == ClaimState::Formatted => Err(Unwarranted::InUseBefore),
             claim if claim.incarnation != ours.incarnation => Err(Unwarranted::OtherDrive(
                 format!("an earlier object of this name (UID {})", claim.incarnation),
@@ -242,7 +244,7 @@ fn not_of_others(ours: Ours<'_>, found: &Found<'_>) -> Result<(), Unwarranted> {
         Some((id, Bearer::OtherCluster)) => {
             return Err(Unwarranted::OtherCluster(format!(" (drive {id})")));
         }
-        Some((id, Bearer::ThisCluster)) if id != ours.drive_id && !never_in_use(id, found) => {
+        Some((id, Bearer::ThisCluster)) if id != ours.drive_id && !never_in_use(ours, found) => {
             return Err(Unwarranted::OtherDrive(format!("drive {id}")));
         }
         Some(_) | None => {}
@@ -268,16 +270,17 @@ fn not_of_others(ours: Ours<'_>, found: &Found<'_>) -> Result<(), Unwarranted> {
     }
 }
 
-/// Whether drive `id` was claimed on this device and never completed: it cannot hold data.
-fn never_in_use(id: &str, found: &Found<'_>) -> bool {
-    matches!(&found.claim, Ok(Some(claim)) if claim.state == ClaimState::Preparing && claim.drive_id == id)
+/// Whether a drive of this cluster was claimed on this device and never completed. Such a claim is only written where no
+/// drive in use stands, so a file system of ours under it, of that drive or of one given up before it, holds no data.
+fn never_in_use(ours: Ours<'_>, found: &Found<'_>) -> bool {
+    matches!(&found.claim, Ok(Some(claim)) if claim.state == ClaimState::Preparing && claim.cluster_id == ours.cluster_id)
 }
 
 /// Whether this very drive may hold data there.
 fn was_in_use(ours: Ours<'_>, found: &Found<'_>) -> bool {
     let formatted = matches!(&found.claim, Ok(Some(claim)) if claim.state == ClaimState::Formatted);
     let bears = found.file_system.is_some_and(|(id, _)| id == ours.drive_id);
-    formatted || (bears && !never_in_use(ours.drive_id, found))
+    formatted || (bears && !never_in_use(ours, found))
 }
 
 fn own_claim<'f>(ours: Ours<'_>, found: &'f Found<'_>) -> Result<&'f Claim, Unwarranted> {
@@ -428,6 +431,33 @@ mod tests {
             },
             true,
             ["-", "OtherDrive", "OtherDrive"],
+        ),
+        (
+            "the remains of another drive under our claim",
+            |f| {
+                f.claim = Ok(Some(claim(Preparing, "d1", "c1", "u1")));
+                f.file_system = Some(("d2", Bearer::ThisCluster));
+            },
+            true,
+            ["-", "-", "-"],
+        ),
+        (
+            "the remains of one drive under the claim of a second",
+            |f| {
+                f.claim = Ok(Some(claim(Preparing, "d3", "c1", "u3")));
+                f.file_system = Some(("d2", Bearer::ThisCluster));
+            },
+            true,
+            ["-", "OtherDrive", "OtherDrive"],
+        ),
+        (
+            "another cluster's file system under our claim",
+            |f| {
+                f.claim = Ok(Some(claim(Preparing, "d1", "c1", "u1")));
+                f.file_system = Some(("d2", Bearer::OtherCluster));
+            },
+            true,
+            ["OtherCluster"; 3],
         ),
         (
             "another drive",
