@@ -3,7 +3,7 @@
 //! The claim block is never part of a plan. A plan is a list of ranges and a cursor: the number of bytes of them that
 //! are done. The cursor is kept in the Drive's status, so a killed agent goes on where it was; doing a piece twice
 //! harms nothing. Whether a device can zero by itself is learned from the first piece: the advertised limit lies
-//! (kernel note 6), and `PUNCH_HOLE` is the one call that fails instead of writing.
+//! (kernel-notes/10), and `PUNCH_HOLE` is the one call that fails instead of writing.
 
 use crate::claim::{CLAIM_BYTES, claim_offset};
 use crate::random::Random;

@@ -51,6 +51,11 @@ pub struct Args {
     #[arg(long, value_name = "NUMBER", default_value_t = Policy::default().volumes_per_drive_max)]
     pub volumes_per_drive_max: u32,
 
+    /// Report free capacity weighted by latency, so that a scheduler that prefers room prefers nodes with fast drives.
+    /// The largest volume that fits is reported as it is.
+    #[arg(long)]
+    pub capacity_by_latency: bool,
+
     /// What is logged: info, or debug, or for example warn,controller=debug.
     #[arg(
         long,
@@ -83,6 +88,7 @@ impl Args {
     pub const fn policy(&self) -> Policy {
         Policy {
             volumes_per_drive_max: self.volumes_per_drive_max,
+            capacity_by_latency: self.capacity_by_latency,
         }
     }
 
@@ -109,6 +115,12 @@ mod tests {
         let args = parse("--embedded /x --health-window 20s").unwrap();
         assert_eq!(args.health().tick(), SignedDuration::from_secs(2));
         assert_eq!(args.policy(), Policy::default());
+        assert!(
+            parse("--capacity-by-latency")
+                .unwrap()
+                .policy()
+                .capacity_by_latency
+        );
         for (line, says) in [
             ("--embedded /x --kubeconfig /y", "cannot be used with"),
             ("--listen 127.0.0.1:0", "--embedded"),

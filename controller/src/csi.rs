@@ -11,8 +11,6 @@ mod create;
 mod explain;
 mod health;
 mod list;
-mod size;
-mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,6 +26,7 @@ use api::serve::Readiness;
 use api::status::status;
 use tonic::{Request, Response, Status};
 
+use crate::asked::{Terms, existing, size};
 use crate::inventory::VolumeEntry;
 use crate::leader::Leader;
 
@@ -101,13 +100,13 @@ impl Service {
         ready.map_err(|why| status(Reason::NotLeader, &why))
     }
 
-    /// A placing write may begin.
-    fn may_place(&self) -> Result<(), Status> {
-        if self.leader.leadership.may_place() {
-            return Ok(());
+    /// What decisions depend on besides the inventory.
+    fn terms(&self) -> Terms {
+        Terms {
+            policy: self.leader.policy,
+            now: self.leader.now(),
+            may_place: self.leader.leadership.may_place(),
         }
-        let sentence = "the lease is about to end, so nothing is promised now; ask again";
-        Err(status(Reason::NotLeader, sentence))
     }
 
     fn turn(&self, volume: &str) -> Result<Turn<'_>, Status> {
@@ -124,26 +123,8 @@ impl Service {
 
     /// The volume of an id that must be there. What was deleted by word is not there any more.
     fn volume(&self, id: &str) -> Result<VolumeEntry, Status> {
-        must_have(id, "volume_id")?;
-        let inventory = self.leader.inventory();
-        let found = inventory.volume(id).filter(|volume| !volume.is_released());
-        let found = found.filter(|volume| !volume.uid.is_empty());
-        found.cloned().ok_or_else(|| not_found(id))
+        existing(&self.leader.inventory(), id)
     }
-}
-
-fn must_have(value: &str, field: &str) -> Result<(), Status> {
-    if value.is_empty() {
-        return Err(status(
-            Reason::InvalidArgument,
-            &format!("{field} is missing"),
-        ));
-    }
-    Ok(())
-}
-
-fn not_found(id: &str) -> Status {
-    status(Reason::VolumeNotFound, &format!("no volume {id:?}"))
 }
 
 /// Whether there can be a volume of that id at all.

@@ -10,10 +10,11 @@
 //! What it must never do: promise a byte twice (a promise counts before its write begins, and no write begins with the
 //! lease about to end); destroy data but by the word `spec.release`; place on a drive that could vanish meanwhile.
 //!
-//! Start reading at [`placement`], then [`inventory`].
+//! Start reading at [`placement`], then [`inventory`] and [`asked`].
 #![forbid(unsafe_code)]
 
 pub mod args;
+pub mod asked;
 pub mod csi;
 pub mod effects;
 pub mod embedded;

@@ -34,12 +34,15 @@ const RUNNERS_UP: usize = 3;
 pub struct Policy {
     /// Volumes on one drive.
     pub volumes_per_drive_max: u32,
+    /// What is reported as free is weighted by latency, so that a scheduler that prefers room prefers fast nodes.
+    pub capacity_by_latency: bool,
 }
 
 impl Default for Policy {
     fn default() -> Self {
         Self {
             volumes_per_drive_max: 512,
+            capacity_by_latency: false,
         }
     }
 }
@@ -323,7 +326,7 @@ pub fn place(
 pub struct Room {
     /// The largest volume that would fit: the most that one drive has free.
     pub largest_bytes: u64,
-    /// Free bytes of all drives that would be considered.
+    /// Free bytes of all drives that would be considered, weighted where the policy says so.
     pub free_bytes: u64,
 }
 
@@ -339,7 +342,11 @@ pub fn room(request: &Request, inventory: &Inventory, policy: Policy) -> Room {
     walk(&query, inventory, |drive, verdict| {
         if verdict.is_ok() {
             room.largest_bytes = room.largest_bytes.max(drive.free_bytes());
-            room.free_bytes = room.free_bytes.saturating_add(drive.free_bytes());
+            let free_bytes = match policy.capacity_by_latency {
+                true => score::attractive_bytes(&query, drive),
+                false => drive.free_bytes(),
+            };
+            room.free_bytes = room.free_bytes.saturating_add(free_bytes);
         }
     });
     room

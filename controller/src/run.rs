@@ -43,7 +43,7 @@ const REST: Duration = Duration::from_millis(50);
 /// A look is taken so often without any change.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// Promises of this age of which nothing was seen are looked up.
-const DOUBT_AFTER: Duration = Duration::from_secs(15);
+pub const DOUBT_AFTER: Duration = Duration::from_secs(15);
 /// How long the end of calls and effects is waited for.
 const DRAIN: Duration = Duration::from_secs(5);
 

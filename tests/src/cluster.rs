@@ -134,12 +134,6 @@ where
         }
         Ok(())
     }
-
-    /// Everything is lost, as with a store that could not be read.
-    pub fn lose(&mut self) {
-        self.objects.clear();
-        self.revision += 1;
-    }
 }
 
 fn finalizers<K: Resource>(object: &K) -> &[String] {

@@ -137,7 +137,7 @@ impl World {
         let Some(node) = self.nodes.get(index) else {
             return;
         };
-        let content = u8::try_from(self.chance.below(256)).unwrap_or(9);
+        let content = self.chance.any();
         let mut machine = node.host.machine();
         let disks = machine.space.disks.values();
         let free = disks.filter(|disk| disk.writes == 0 && !machine.holds(&disk.serial));

@@ -19,6 +19,7 @@ pub mod conformance;
 pub mod csi;
 pub mod data;
 pub mod faults;
+pub mod go;
 pub mod guest;
 pub mod host;
 pub mod invariants;

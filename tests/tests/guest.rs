@@ -69,14 +69,11 @@ fn listed_to_the_block(guest: &Guest, name: &str) {
     });
 }
 
-/// Writes numbered records, each made durable before it is acknowledged, while somebody cuts the power; gives the
-/// number of the last that was acknowledged.
-fn records_until_the_cut(guest: Guest, file: &str) -> u64 {
-    let script = format!(
-        r#"i=0; while :; do i=$((i + 1)); echo "record $i" >>/srv/{file}; sync /srv/{file}; echo $i; done"#
-    );
+/// Runs a script that prints a number whenever something was acknowledged, while somebody cuts the power; gives the
+/// last that was, which is above `least`.
+fn acknowledged_until_the_cut(guest: Guest, script: &str, least: u64) -> u64 {
     let said = thread::scope(|scope| {
-        let writer = scope.spawn(|| guest.run(&script));
+        let writer = scope.spawn(|| guest.run(script));
         thread::sleep(Duration::from_secs(5));
         guest.outside("kill", &[]);
         writer.join().expect("it was run").stdout
@@ -84,8 +81,15 @@ fn records_until_the_cut(guest: Guest, file: &str) -> u64 {
     // The last line may be torn.
     let whole = said.rsplit_once('\n').map_or("", |(lines, _)| lines);
     let last = whole.lines().last().and_then(|line| line.parse().ok());
-    last.filter(|n| *n > 10)
-        .unwrap_or_else(|| panic!("too few records to tell anything: {said}"))
+    last.filter(|n| *n > least)
+        .unwrap_or_else(|| panic!("too few to tell anything: {said}"))
+}
+
+/// Numbered records in a file, each made durable before it is acknowledged.
+fn records(file: &str) -> String {
+    format!(
+        r#"i=0; while :; do i=$((i + 1)); echo "record $i" >>/srv/{file}; sync /srv/{file}; echo $i; done"#
+    )
 }
 
 #[test]
@@ -142,7 +146,7 @@ fn a_volume_is_as_large_as_it_says_and_outlives_a_power_cut() {
     listed_to_the_block(&guest, "five");
 
     let before = used(&guest, "five");
-    let acknowledged = records_until_the_cut(guest, "neighbour/records");
+    let acknowledged = acknowledged_until_the_cut(guest, &records("neighbour/records"), 10);
     let guest = Guest::boot("quota", &options);
     guest.start("");
     guest.ok("ringpv volumes mount --all");
@@ -150,6 +154,7 @@ fn a_volume_is_as_large_as_it_says_and_outlives_a_power_cut() {
         (size(&guest, "five"), used(&guest, "five")),
         (6 * GIB, before)
     );
+    listed_to_the_block(&guest, "five");
     guest.ok(&format!(
         "sha256sum -c /var/lib/ringpv/neighbour.sum
         for i in $(seq {acknowledged}); do echo record $i; done >/run/acknowledged
@@ -157,6 +162,28 @@ fn a_volume_is_as_large_as_it_says_and_outlives_a_power_cut() {
     ));
     allocate(&guest, "five/more", 512 * MIB);
     is_full_at(&guest, "five", 6 * GIB);
+}
+
+#[test]
+fn an_acknowledged_volume_outlives_a_power_cut() {
+    if cannot("an_acknowledged_volume_outlives_a_power_cut") {
+        return;
+    }
+    let images = Images::new();
+    let specs = [images.spec("A", "1G"), images.spec("state", "512M")];
+    let options = ["--nvme", &specs[0], "--disk", &specs[1]];
+    let guest = Guest::boot("acknowledged", &options);
+    guest.start("");
+    guest.ok(INIT);
+    guest.ok(CLASS);
+    let script = "cd /var/lib/ringpv
+        i=0; while ringpv volumes create v$((i + 1)) --size 1Mi --class class.yaml >/dev/null; do i=$((i + 1)); echo $i; done";
+    let acknowledged = acknowledged_until_the_cut(guest, script, 1);
+    let guest = Guest::boot("acknowledged", &options);
+    guest.start("");
+    guest.ok(&format!(
+        "for i in $(seq {acknowledged}); do echo v$i; done | xargs ringpv list volumes -o name"
+    ));
 }
 
 #[test]

@@ -17,19 +17,11 @@ const DRIVE_BYTES: u64 = 64 << 30;
 
 /// The suite's program, built by Go from the versions that `tests/sanity/go.mod` pins.
 fn csi_sanity() -> Result<PathBuf, String> {
-    if run_quietly("go", &["version"]).is_none() {
-        return Err(
-            "Go is missing: install it (1.21 or later; it gets the version it needs itself)"
-                .to_owned(),
-        );
-    }
     let output = std::env::current_exe()
         .unwrap()
         .with_file_name("csi-sanity");
-    let mut go = program("go");
-    go.current_dir(root().join("tests/sanity"))
-        .env("GOTOOLCHAIN", "auto")
-        .args(["build", "-o"])
+    let mut go = tests::go::go(&root().join("tests/sanity"))?;
+    go.args(["build", "-o"])
         .arg(&output)
         .arg("github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity");
     let built = run(go, Duration::from_secs(900));
@@ -37,13 +29,6 @@ fn csi_sanity() -> Result<PathBuf, String> {
         Some(0) => Ok(output),
         _ => Err(format!("Go could not build it: {built}")),
     }
-}
-
-fn run_quietly(name: &str, words: &[&str]) -> Option<String> {
-    let mut command = program(name);
-    command.args(words);
-    let outcome = run(command, Duration::from_secs(60));
-    (outcome.code == Some(0)).then_some(outcome.stdout)
 }
 
 /// State of every spec by its full name, and what a failed one said.

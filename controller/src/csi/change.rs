@@ -1,18 +1,19 @@
 //! DeleteVolume and ControllerExpandVolume: what is done to a volume that is there.
 
+use api::Reason;
 use api::csi::{
     ControllerExpandVolumeRequest, ControllerExpandVolumeResponse,
     ValidateVolumeCapabilitiesRequest, ValidateVolumeCapabilitiesResponse,
     validate_volume_capabilities_response::Confirmed,
 };
 use api::status::status;
-use api::{Bytes, DrivePhase, Reason};
 use kube::api::{DeleteParams, Patch, Preconditions};
 use serde_json::json;
 use std::time::Duration;
 use tonic::Status;
 
-use super::{Service, can_exist, must_have, not_found, size, usage};
+use super::{Service, can_exist};
+use crate::asked::{Ending, Growth, end, grow, must_have, not_found, size, usage};
 use crate::inventory::VolumeEntry;
 use crate::leader::{CallError, call, patch_params};
 use crate::lease::PLACING_WRITE_TIMEOUT;
@@ -30,16 +31,15 @@ impl Service {
             return Ok(());
         }
         let _turn = self.turn(id)?;
-        let Some(volume) = self.as_it_is(id).await? else {
+        let mut ending = end(&self.leader.inventory(), id, false)?;
+        if matches!(ending, Ending::Look) {
+            let settled = self.leader.settle(id).await;
+            settled.map_err(|error| error.status())?;
+            ending = end(&self.leader.inventory(), id, true)?;
+        }
+        let Ending::Act(volume) = ending else {
             return Ok(());
         };
-        if volume.in_use {
-            let sentence = format!("{id} is still mounted on node {}", volume.node);
-            return Err(status(Reason::StillPublished, &sentence));
-        }
-        if volume.is_released() {
-            return Ok(());
-        }
         match self.release(&volume).await {
             Ok(()) | Err(CallError::NotFound) => {
                 tracing::info!(
@@ -50,22 +50,6 @@ impl Service {
                 Ok(())
             }
             Err(error) => Err(error.status()),
-        }
-    }
-
-    /// The volume as the inventory has it, unless that may be behind: then as the API has it.
-    async fn as_it_is(&self, id: &str) -> Result<Option<VolumeEntry>, Status> {
-        let known = {
-            let inventory = self.leader.inventory();
-            let known = inventory.volume(id).cloned();
-            known.filter(|volume| !volume.in_use && !inventory.is_unconfirmed(id))
-        };
-        match known {
-            Some(volume) => Ok(Some(volume)),
-            None => {
-                let settled = self.leader.settle(id).await;
-                settled.map_err(|error| error.status())
-            }
         }
     }
 
@@ -120,13 +104,19 @@ impl Service {
         self.must_lead()?;
         let id = request.volume_id;
         let _turn = self.turn(&id)?;
-        if self.leader.inventory().is_unconfirmed(&id) {
-            let settled = self.leader.settle(&id).await;
-            settled.map_err(|error| error.status())?;
-        }
-        let Some(grown) = self.promise_growth(&id, range)? else {
-            let volume = self.volume(&id)?;
-            return Ok(answer(&volume));
+        let growth = grow(&mut self.leader.inventory(), &id, range, self.terms());
+        let growth = match growth? {
+            Growth::Look => {
+                let settled = self.leader.settle(&id).await;
+                settled.map_err(|error| error.status())?;
+                grow(&mut self.leader.inventory(), &id, range, self.terms())?
+            }
+            growth @ (Growth::There(_) | Growth::Write(_)) => growth,
+        };
+        let grown = match growth {
+            Growth::Look => return Err(status(Reason::OperationPending, "")),
+            Growth::There(volume) => return Ok(answer(&volume)),
+            Growth::Write(grown) => grown,
         };
         let volumes = self.leader.volumes();
         let wanted = json!({
@@ -151,55 +141,6 @@ impl Service {
                 Err(error.status())
             }
         }
-    }
-
-    /// Promises the growth, if there is any. None: the volume is large enough already.
-    fn promise_growth(&self, id: &str, range: size::Range) -> Result<Option<VolumeEntry>, Status> {
-        let found = self.volume(id)?;
-        if range.is_below(found.capacity_bytes) {
-            let sentence = format!(
-                "{id} has {} already, and never shrinks",
-                Bytes(found.capacity_bytes)
-            );
-            return Err(status(Reason::CapacityExceeded, &sentence));
-        }
-        let wanted = range.choose()?;
-        if wanted <= found.capacity_bytes {
-            return Ok(None);
-        }
-        if found.deleting {
-            return Err(status(
-                Reason::BeingRemoved,
-                &format!("{id} is being deleted"),
-            ));
-        }
-        self.may_place()?;
-        let mut inventory = self.leader.inventory();
-        let drive = found
-            .drive
-            .as_deref()
-            .and_then(|drive| inventory.drive(drive));
-        let Some(drive) = drive.filter(|drive| drive.phase == DrivePhase::Ready) else {
-            let name = found.drive.as_deref().unwrap_or("none yet");
-            let sentence = format!("the drive of {id} ({name}) is not ready");
-            return Err(status(Reason::DriveUnavailable, &sentence));
-        };
-        let more = wanted - found.capacity_bytes;
-        if more > drive.free_bytes() {
-            let sentence = format!(
-                "{id} wants {} more, its drive {} has {} free",
-                Bytes(more),
-                drive.name,
-                Bytes(drive.free_bytes())
-            );
-            return Err(status(Reason::InsufficientCapacity, &sentence));
-        }
-        let grown = VolumeEntry {
-            capacity_bytes: wanted,
-            ..found
-        };
-        inventory.promise(grown.clone(), self.leader.now());
-        Ok(Some(grown))
     }
 
     /// Confirms what is supported, or says what is not.

@@ -7,7 +7,8 @@ use api::csi::ringpv::{ExplainRequest, ExplainResponse, NoFit, Refusals, Refused
 use api::status::status;
 use tonic::Status;
 
-use super::{Service, size};
+use super::Service;
+use crate::asked::size;
 use crate::placement::request::{Class, Places, Request};
 use crate::placement::{place, refusals};
 

@@ -10,7 +10,8 @@ use api::csi::{
 use api::status::status;
 use tonic::{Code, Status};
 
-use super::{Service, health, reply, size, usage};
+use super::{Service, health, reply};
+use crate::asked::{size, usage};
 use crate::inventory::{Inventory, VolumeEntry};
 use crate::placement::request::{Class, Places, Request};
 use crate::placement::room;

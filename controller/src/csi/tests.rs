@@ -19,8 +19,8 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use super::usage::tests::mounted;
 use super::*;
+use crate::asked::usage::tests::mounted;
 use crate::embedded::{Embedded, Options};
 use crate::lease::Campaign;
 use crate::metrics::Metrics;

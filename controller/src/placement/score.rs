@@ -141,6 +141,16 @@ impl Scores {
     }
 }
 
+/// Free bytes of a drive as a scheduler shall see them that prefers much room: all of them at the best latency, half of
+/// them where nothing is known of it.
+pub(super) fn attractive_bytes(query: &Query<'_>, drive: &DriveEntry) -> u64 {
+    let reference_ns = query.reference_ns(drive.tier);
+    let latency = latency(drive.read.as_ref(), reference_ns, query.request.now);
+    let share = u128::from(SCORE_MAX + latency);
+    let bytes = u128::from(drive.free_bytes()) * share / u128::from(2 * SCORE_MAX);
+    u64::try_from(bytes).unwrap_or(u64::MAX)
+}
+
 /// Half of all points for the median of its tier, all of them for twice its speed, a quarter for half of it; then
 /// discounted by what the measurement is worth.
 fn latency(read: Option<&ReadLatency>, reference_ns: Option<u64>, now: Timestamp) -> u64 {

@@ -84,6 +84,7 @@ fn what_a_drive_is_refuses_with_its_reason() {
     assert_eq!(chosen(&request(10, &[]), &inventory), Ok("d".to_owned()));
     let none = Policy {
         volumes_per_drive_max: 0,
+        ..Policy::default()
     };
     let no_fit = place(&request(10, &[]), &inventory, none).unwrap_err();
     assert_eq!(
@@ -291,6 +292,37 @@ fn room_is_what_place_would_find() {
     assert_eq!((room.largest_bytes, room.free_bytes), (20 * GIB, 30 * GIB));
     assert!(chosen(&request(20, &[]), &inventory).is_ok());
     assert!(chosen(&request(21, &[]), &inventory).is_err());
+}
+
+#[test]
+fn where_switched_on_fast_drives_look_roomier_than_they_are_slow() {
+    let weighted = Policy {
+        capacity_by_latency: true,
+        ..Policy::default()
+    };
+    let free = |drives: Vec<DriveBuilder>| {
+        let room = room(&request(0, &[]), &inventory(drives), weighted);
+        assert_eq!(
+            room.largest_bytes,
+            10 * GIB,
+            "the largest fit is the true one"
+        );
+        room.free_bytes
+    };
+    let holds = |name: &str| drive(name).holds(10 * GIB);
+    let unknown = free(vec![holds("unknown")]);
+    assert_eq!(unknown, 5 * GIB);
+    let measured = |ns: u64| {
+        let reference = drive("other")
+            .holds(0)
+            .reads(100_000, 200_000, 1_000, noon());
+        free(vec![holds("d").reads(ns, 2 * ns, 1_000, noon()), reference])
+    };
+    assert!(measured(50_000) > measured(1_000_000), "fast above slow");
+    assert!(
+        measured(1_000_000) >= unknown,
+        "nothing is below the unknown"
+    );
 }
 
 proptest! {

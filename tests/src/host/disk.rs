@@ -132,9 +132,10 @@ impl Disk {
     }
 
     /// Makes it hold somebody's ext4, as far as anybody can see from outside.
-    pub fn make_foreign(&mut self, seed: u8) {
+    pub fn make_foreign(&mut self, seed: u64) {
         let mut block = vec![0; 4096];
-        for (slot, byte) in block.iter_mut().skip(1024).zip([seed | 1; 56]) {
+        let content = seed.to_le_bytes().repeat(7);
+        for (slot, byte) in block.iter_mut().skip(1024).zip(content) {
             *slot = byte;
         }
         for (slot, byte) in block.iter_mut().skip(1024 + 0x38).zip([0x53, 0xef]) {

@@ -1,23 +1,26 @@
 //! What callers ask of a simulated controller: the real placement, with placing writes that take their time and whose
 //! answers may be lost.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use api::Volume;
+use api::csi::CapacityRange;
 use api::drive::HealthState;
-use api::names::FINALIZER_DEVICE;
-use api::volume::{FsType, VolumeSpec};
-use controller::inventory::VolumeEntry;
+use api::{Reason, Volume};
+use controller::asked::size::Range;
+use controller::asked::{Decision, Ending, Growth, Refused, Terms, Wanted, end, grow};
+use controller::inventory::{Inventory, VolumeEntry};
 use controller::lease::PLACING_WRITE_TIMEOUT;
-use controller::placement::request::{Class, Places, Request};
-use controller::placement::{Policy, place};
-use kube::api::ObjectMeta;
+use controller::placement::Policy;
 use serde_json::json;
+use tonic::Status;
 
 use super::World;
 use super::controller::Controller;
+use super::node::named;
 use crate::chance::Chance;
-use crate::cluster::Refused;
+use crate::cluster::{Refused as NotWritten, Store};
+use crate::csi::create_request;
 
 /// A placing write on its way.
 pub(super) struct Write {
@@ -40,170 +43,184 @@ enum What {
 }
 
 /// What a caller is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// It is there.
-    Is(Box<VolumeEntry>),
+    Is,
     /// Ask again.
     Later,
     /// No drive fits.
     NoFit,
 }
 
+impl Answer {
+    fn of(status: &Status) -> Self {
+        match api::status::reason_of(status) {
+            Some(Reason::InsufficientCapacity) => Self::NoFit,
+            _ => Self::Later,
+        }
+    }
+}
+
 impl World {
     /// CreateVolume at a controller.
-    pub(super) fn create_volume(
-        &mut self,
-        index: usize,
-        name: &str,
-        bytes: u64,
-        class: &Class,
-    ) -> Answer {
-        let (now, wall) = (self.now, self.timestamp());
-        let Some(controller) = self.controllers.get_mut(index) else {
+    pub(super) fn create_volume(&mut self, index: usize, name: &str, bytes: u64) -> Answer {
+        let request = create_request(name, i64::try_from(bytes).unwrap_or(i64::MAX), &class());
+        let wanted = Wanted::parse(request).expect("a sound request");
+        let Some((controller, terms)) = self.asked(index, name) else {
             return Answer::Later;
         };
-        let may_place = controller.may_place(now);
-        let Some(inventory) = controller
-            .inventory
-            .as_mut()
-            .filter(|_| controller.paused_until <= now)
-        else {
+        let Some(inventory) = &mut controller.inventory else {
             return Answer::Later;
         };
-        if inventory.is_unconfirmed(name) {
-            if controller.writes.iter().any(|write| write.is_of(name)) {
-                return Answer::Later; // the call is under way still
-            }
-            inventory.withdraw(name);
-            match self.api.volumes.get(name) {
-                Some(volume) => inventory.apply_volume(volume),
-                None => inventory.remove_volume(name),
-            }
+        let mut decision = wanted.decide(inventory, terms);
+        if matches!(decision, Ok(Decision::Look)) {
+            self.settle(index, name);
+            let inventory = self.inventory(index);
+            decision = inventory.map_or(Ok(Decision::Look), |inventory| {
+                wanted.decide(inventory, terms)
+            });
         }
-        if let Some(found) = inventory.volume(name) {
-            return if found.deleting {
-                Answer::Later
-            } else {
-                Answer::Is(Box::new(found.clone()))
-            };
-        }
-        if !may_place {
-            return Answer::Later;
-        }
-        let request = Request {
-            name: name.to_owned(),
-            bytes,
-            class: class.clone(),
-            places: Places::default(),
-            now: wall,
+        let volume = match decision {
+            Ok(Decision::There(_)) => return Answer::Is,
+            Ok(Decision::Look) => return Answer::Later,
+            Ok(Decision::Write(volume)) => volume,
+            Err(Refused::NoFit(..)) => return Answer::NoFit,
+            Err(Refused::Call(status)) => return Answer::of(&status),
         };
-        let Ok(placement) = place(&request, inventory, Policy::default()) else {
-            return Answer::NoFit;
-        };
-        let volume = object(&request, placement);
-        if let Some(entry) = VolumeEntry::new(&volume) {
-            inventory.promise(entry, wall);
-        }
+        self.must_be_healthy(index, &volume);
         let drive = volume.spec.drive.clone().unwrap_or_default();
-        let judged = inventory.drive(&drive).and_then(|d| d.verdict.as_ref());
-        if let Some(verdict) = judged.filter(|verdict| verdict.state != HealthState::Healthy) {
-            let state = verdict.state;
-            self.wrong = Some(format!("{name} was placed on {drive}, which is {state:?}"));
-        }
-        let line = format!("{} places {name} ({bytes}) on {drive}", controller.name);
-        let write = Write::begin(
-            What::Create(Box::new(volume)),
-            now,
-            &mut self.faults,
-            &mut self.chance,
-        );
-        controller.writes.push(write);
-        self.note(line);
+        self.send(index, What::Create(volume));
+        let leader = self.controllers.get(index).map(|c| c.name.clone());
+        let leader = leader.unwrap_or_default();
+        self.note(format!("{leader} places {name} ({bytes}) on {drive}"));
         Answer::Later
     }
 
     /// ControllerExpandVolume at a controller.
     pub(super) fn expand_volume(&mut self, index: usize, name: &str, bytes: u64) -> Answer {
-        let (now, wall) = (self.now, self.timestamp());
-        let Some(controller) = self.controllers.get_mut(index) else {
+        let range = CapacityRange {
+            required_bytes: i64::try_from(bytes).unwrap_or(i64::MAX),
+            limit_bytes: 0,
+        };
+        let range = Range::parse(Some(&range)).expect("a sound size");
+        let Some((controller, terms)) = self.asked(index, name) else {
             return Answer::Later;
         };
-        let may_place = controller.may_place(now) && controller.paused_until <= now;
-        let under_way = controller.writes.iter().any(|write| write.is_of(name));
-        let Some(inventory) = controller
-            .inventory
-            .as_mut()
-            .filter(|_| may_place && !under_way)
-        else {
+        let Some(inventory) = &mut controller.inventory else {
             return Answer::Later;
         };
-        if inventory.is_unconfirmed(name) {
-            inventory.withdraw(name);
-            match self.api.volumes.get(name) {
-                Some(volume) => inventory.apply_volume(volume),
-                None => inventory.remove_volume(name),
+        let mut growth = grow(inventory, name, range, terms);
+        if matches!(growth, Ok(Growth::Look)) {
+            self.settle(index, name);
+            let inventory = self.inventory(index);
+            growth = inventory.map_or(Ok(Growth::Look), |inventory| {
+                grow(inventory, name, range, terms)
+            });
+        }
+        match growth {
+            Ok(Growth::There(_)) => Answer::Is,
+            Ok(Growth::Look) => Answer::Later,
+            Ok(Growth::Write(grown)) => {
+                let what = What::Grow {
+                    name: name.to_owned(),
+                    uid: grown.uid,
+                    bytes,
+                };
+                self.send(index, what);
+                self.note(format!("{name} is to grow to {bytes}"));
+                Answer::Later
             }
+            Err(status) => Answer::of(&status),
         }
-        let Some(found) = inventory.volume(name).cloned() else {
-            return Answer::Later;
-        };
-        if found.capacity_bytes >= bytes {
-            return Answer::Is(Box::new(found));
-        }
-        let drive = found
-            .drive
-            .as_deref()
-            .and_then(|drive| inventory.drive(drive));
-        let Some(drive) =
-            drive.filter(|drive| drive.phase == api::DrivePhase::Ready && !found.deleting)
-        else {
-            return Answer::Later;
-        };
-        if bytes - found.capacity_bytes > drive.free_bytes() {
-            return Answer::NoFit;
-        }
-        let uid = found.uid.clone();
-        inventory.promise(
-            VolumeEntry {
-                capacity_bytes: bytes,
-                ..found
-            },
-            wall,
-        );
-        let what = What::Grow {
-            name: name.to_owned(),
-            uid,
-            bytes,
-        };
-        let write = Write::begin(what, now, &mut self.faults, &mut self.chance);
-        controller.writes.push(write);
-        Answer::Later
     }
 
     /// DeleteVolume at a controller: the word, then the deletion. Whether it was done.
     pub(super) fn delete_volume(&mut self, index: usize, name: &str) -> bool {
-        let now = self.now;
-        let ready = |c: &Controller| {
-            c.inventory.is_some()
-                && c.paused_until <= now
-                && !c.writes.iter().any(|w| w.is_of(name))
+        let Some((controller, _)) = self.asked(index, name) else {
+            return false;
         };
-        if !self.controllers.get(index).is_some_and(ready)
-            || self.faults.api_fails(&mut self.chance)
-        {
+        let Some(inventory) = &controller.inventory else {
+            return false;
+        };
+        let mut ending = end(inventory, name, false);
+        if matches!(ending, Ok(Ending::Look)) {
+            if self.faults.api_fails(&mut self.chance) {
+                return false;
+            }
+            self.settle(index, name);
+            let inventory = self.inventory(index);
+            ending = inventory.map_or(Ok(Ending::Look), |inventory| end(inventory, name, true));
+        }
+        let volume = match ending {
+            Ok(Ending::Gone) => return true,
+            Ok(Ending::Act(volume)) => volume,
+            Ok(Ending::Look) | Err(_) => return false,
+        };
+        let same = |volumes: &Store<Volume>| {
+            let uid = volumes.get(name).and_then(|v| v.metadata.uid.clone());
+            uid.is_some_and(|uid| uid == volume.uid)
+        };
+        if self.faults.api_fails(&mut self.chance) || !same(&self.api.volumes) {
             return false;
         }
-        let wall = self.timestamp();
-        let Some(volume) = self.api.volumes.get(name) else {
-            return true;
-        };
-        let word = json!({"metadata": {"uid": volume.metadata.uid}, "spec": {"release": true}});
-        if self.api.volumes.patch(name, &word).is_err() {
+        let word = json!({"metadata": {"uid": volume.uid}, "spec": {"release": true}});
+        if !volume.release && self.api.volumes.patch(name, &word).is_err() {
             return false;
         }
         // Between the word and the deletion the controller may die; the call is made again then.
+        let wall = self.timestamp();
         !self.faults.api_fails(&mut self.chance) && self.api.volumes.delete(name, wall).is_ok()
+    }
+
+    /// A controller that takes a call about a volume now, and on what terms: it leads, is awake, and no other call about
+    /// that volume is under way.
+    fn asked(&mut self, index: usize, name: &str) -> Option<(&mut Controller, Terms)> {
+        let (now, wall) = (self.now, self.timestamp());
+        let controller = self.controllers.get_mut(index)?;
+        let takes = controller.inventory.is_some()
+            && controller.paused_until <= now
+            && !controller.writes.iter().any(|write| write.is_of(name));
+        let terms = Terms {
+            policy: Policy::default(),
+            now: wall,
+            may_place: controller.may_place(now),
+        };
+        takes.then_some((controller, terms))
+    }
+
+    fn inventory(&mut self, index: usize) -> Option<&mut Inventory> {
+        self.controllers.get_mut(index)?.inventory.as_mut()
+    }
+
+    /// Looks what became of a volume, and takes that for true.
+    pub(super) fn settle(&mut self, index: usize, name: &str) {
+        let found = self.api.volumes.get(name).cloned();
+        if let Some(inventory) = self.inventory(index) {
+            inventory.withdraw(name);
+            match found {
+                Some(volume) => inventory.apply_volume(&volume),
+                None => inventory.remove_volume(name),
+            }
+        }
+    }
+
+    fn must_be_healthy(&mut self, index: usize, volume: &Volume) {
+        let (name, drive) = (named(volume), volume.spec.drive.clone().unwrap_or_default());
+        let judged = self.inventory(index).and_then(|inventory| {
+            let verdict = inventory.drive(&drive)?.verdict.as_ref()?;
+            (verdict.state != HealthState::Healthy).then_some(verdict.state)
+        });
+        if let Some(state) = judged {
+            self.wrong = Some(format!("{name} was placed on {drive}, which is {state:?}"));
+        }
+    }
+
+    fn send(&mut self, index: usize, what: What) {
+        let write = Write::begin(what, self.now, &mut self.faults, &mut self.chance);
+        if let Some(controller) = self.controllers.get_mut(index) {
+            controller.writes.push(write);
+        }
     }
 
     /// Placing writes whose time has come arrive; most are answered.
@@ -231,7 +248,7 @@ impl World {
                         if right {
                             self.api.volumes.patch(name, &patch)
                         } else {
-                            Err(Refused::Conflict)
+                            Err(NotWritten::Conflict)
                         }
                     }
                 };
@@ -250,20 +267,17 @@ impl World {
                 "not written"
             }
         ));
-        let controller = self.controllers.get_mut(index).filter(|_| !unanswered);
-        let Some(inventory) = controller.and_then(|c| c.inventory.as_mut()) else {
+        if unanswered {
             return;
-        };
+        }
         match written.as_ref().and_then(VolumeEntry::new) {
-            Some(entry) => inventory.confirm(entry),
-            // It is looked up, whatever it was.
-            None => {
-                inventory.withdraw(name);
-                match self.api.volumes.get(name) {
-                    Some(volume) => inventory.apply_volume(volume),
-                    None => inventory.remove_volume(name),
+            Some(entry) => {
+                if let Some(inventory) = self.inventory(index) {
+                    inventory.confirm(entry);
                 }
             }
+            // It is looked up, whatever it was.
+            None => self.settle(index, name),
         }
     }
 }
@@ -297,31 +311,7 @@ impl Write {
     }
 }
 
-fn object(request: &Request, placement: api::volume::Placement) -> Volume {
-    let chosen = placement.chosen.clone();
-    Volume {
-        metadata: ObjectMeta {
-            name: Some(request.name.clone()),
-            finalizers: Some(vec![FINALIZER_DEVICE.to_owned()]),
-            ..ObjectMeta::default()
-        },
-        spec: VolumeSpec {
-            csi_name: request.name.clone(),
-            node: chosen.node,
-            drive: Some(chosen.drive),
-            capacity_bytes: request.bytes,
-            fs_type: FsType::Xfs,
-            capacity_enforcement: request.class.enforcement,
-            single_writer: false,
-            ephemeral: false,
-            claim: None,
-            spread_id: request.class.spread_id.clone(),
-            parameters: std::collections::BTreeMap::new(),
-            placement: Some(placement),
-            suspended: false,
-            release: false,
-            move_to: None,
-        },
-        status: None,
-    }
+/// The class of every volume here.
+fn class() -> BTreeMap<&'static str, &'static str> {
+    BTreeMap::from([("capacity-enforcement", "best-effort")])
 }

@@ -9,6 +9,7 @@ pub use controller::lease::Record;
 use controller::lease::{Elector, Move, PLACING_LEASE_LEFT_MIN, Standing, Timing};
 use controller::lifecycle::{Effect, Lifecycle};
 use controller::placement::Policy;
+use controller::run::DOUBT_AFTER;
 use jiff::SignedDuration;
 use serde_json::json;
 
@@ -98,9 +99,10 @@ impl World {
         {
             return;
         }
-        match self.chance.below(4) {
-            0 | 1 => self.lease_turn(index),
-            2 => self.hear(index),
+        match self.chance.below(40) {
+            0..20 => self.lease_turn(index),
+            20..29 => self.hear(index),
+            29 => self.settle_doubts(index),
             _ => {
                 self.look(index);
                 self.write_effects(index, false);
@@ -113,6 +115,7 @@ impl World {
         self.land_writes();
         self.lease_turn(index);
         self.hear_all(index);
+        self.settle_doubts(index);
         self.look(index);
         self.write_effects(index, true);
     }
@@ -231,6 +234,17 @@ impl World {
             .volumes
             .all()
             .for_each(|volume| inventory.apply_volume(volume));
+    }
+
+    /// Promises of which nothing was seen for long are looked up.
+    fn settle_doubts(&mut self, index: usize) {
+        let before = self.timestamp() - DOUBT_AFTER;
+        let controller = self.controllers.get(index);
+        let inventory = controller.and_then(|controller| controller.inventory.as_ref());
+        let doubtful = inventory.map(|inventory| inventory.doubtful(before));
+        for name in doubtful.unwrap_or_default() {
+            self.settle(index, &name);
+        }
     }
 
     /// What the leader does unasked: it looks at everything, and what it decides is written a while later.

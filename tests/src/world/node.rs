@@ -72,7 +72,7 @@ impl Node {
                 let serial = format!("{number:08x}{index:08x}");
                 let mut disk = Disk::blank(&serial, DRIVE_BYTES, !chance.once_in(3));
                 if chance.once_in(3) {
-                    disk.make_foreign(u8::try_from(chance.below(256)).unwrap_or(7));
+                    disk.make_foreign(chance.any());
                 }
                 machine.space.plug(&format!("nvme{index}n1"), &serial);
                 machine.space.disks.insert(serial, disk);

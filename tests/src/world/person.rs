@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use api::drive::{DeviceClaim, Erase, Removal};
 use api::storage_node::DeviceVerdict;
 use api::{Drive, DriveSpec, Volume};
-use controller::placement::request::Class;
 use serde_json::json;
 
 use super::World;
@@ -307,7 +306,9 @@ impl World {
                 self.api.volumes.delete(&name, self.timestamp()).ok();
                 self.note(format!("{name} is deleted by plain means"));
             }
-            2 | 3 => wish.bytes += 8 << 20,
+            // A claim can grow once it is bound.
+            2 | 3 if wish.made => wish.bytes += 8 << 20,
+            2 | 3 => {}
             _ => wish.pod = !wish.pod,
         }
     }
@@ -335,8 +336,8 @@ impl World {
     }
 
     fn ask_for(&mut self, controller: usize, name: &str, wish: &VolumeWish) {
-        match self.create_volume(controller, name, wish.bytes, &class()) {
-            Answer::Is(_) => {
+        match self.create_volume(controller, name, wish.bytes) {
+            Answer::Is => {
                 if let Some(wish) = self.person.volumes.get_mut(name) {
                     wish.made = true;
                 }
@@ -425,13 +426,6 @@ impl World {
             (wish.asked, wish.mounted) = (false, false);
             self.note(format!("{name} is unmounted"));
         }
-    }
-}
-
-fn class() -> Class {
-    Class {
-        enforcement: api::volume::CapacityEnforcement::BestEffort,
-        ..Class::default()
     }
 }
 

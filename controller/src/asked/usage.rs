@@ -7,13 +7,13 @@ use tonic::Status;
 
 /// How a volume is to be used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Usage {
+pub struct Usage {
     /// By one pod alone.
-    pub(super) single_writer: bool,
+    pub single_writer: bool,
 }
 
 /// Reads the capabilities that a caller asks for; there must be one at least.
-pub(super) fn parse(capabilities: &[VolumeCapability]) -> Result<Usage, Status> {
+pub fn parse(capabilities: &[VolumeCapability]) -> Result<Usage, Status> {
     if capabilities.is_empty() {
         return Err(api::status::status(
             Reason::InvalidArgument,
@@ -36,7 +36,7 @@ fn mode_of(capability: &VolumeCapability) -> Mode {
 }
 
 /// Why a capability is not supported.
-pub(super) fn unsupported(capability: &VolumeCapability) -> Option<String> {
+pub fn unsupported(capability: &VolumeCapability) -> Option<String> {
     match &capability.access_type {
         None => return Some("the access type is missing; use mount".to_owned()),
         Some(AccessType::Block(_)) => {
@@ -66,7 +66,7 @@ pub(super) fn unsupported(capability: &VolumeCapability) -> Option<String> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use api::csi::volume_capability::{AccessMode, BlockVolume, MountVolume};
 

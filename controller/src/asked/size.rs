@@ -6,15 +6,15 @@ use api::{Bytes, Reason};
 use tonic::Status;
 
 /// What sizes are multiples of.
-pub(super) const STEP_BYTES: u64 = 4 << 10;
+pub const STEP_BYTES: u64 = 4 << 10;
 /// The smallest volume.
-pub(super) const SIZE_BYTES_MIN: u64 = 1 << 20;
+pub const SIZE_BYTES_MIN: u64 = 1 << 20;
 /// The size where none is asked for.
-pub(super) const SIZE_BYTES_DEFAULT: u64 = 1 << 30;
+pub const SIZE_BYTES_DEFAULT: u64 = 1 << 30;
 
 /// Bytes wanted: at least, and at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Range {
+pub struct Range {
     required: u64,
     limit: Option<u64>,
 }
@@ -25,7 +25,7 @@ fn refusal(reason: Reason, sentence: &str) -> Status {
 
 impl Range {
     /// Reads what a caller asked for.
-    pub(super) fn parse(range: Option<&CapacityRange>) -> Result<Self, Status> {
+    pub fn parse(range: Option<&CapacityRange>) -> Result<Self, Status> {
         let range = range.copied().unwrap_or_default();
         let read = |bytes: i64, what: &str| {
             u64::try_from(bytes).map_err(|_| {
@@ -44,12 +44,12 @@ impl Range {
     }
 
     /// Whether no size was asked for.
-    pub(super) const fn is_open(self) -> bool {
+    pub const fn is_open(self) -> bool {
         self.required == 0 && self.limit.is_none()
     }
 
     /// The size that a new volume gets.
-    pub(super) fn choose(self) -> Result<u64, Status> {
+    pub fn choose(self) -> Result<u64, Status> {
         let largest = self.limit.map(|limit| limit / STEP_BYTES * STEP_BYTES);
         let wanted = match self.required {
             0 => SIZE_BYTES_DEFAULT.min(largest.unwrap_or(SIZE_BYTES_DEFAULT)),
@@ -74,18 +74,18 @@ impl Range {
     }
 
     /// Whether a volume that is there already is what is asked for.
-    pub(super) fn holds(self, bytes: u64) -> bool {
+    pub fn holds(self, bytes: u64) -> bool {
         bytes >= self.required && self.limit.is_none_or(|limit| bytes <= limit)
     }
 
     /// Whether a volume of so many bytes is too large already.
-    pub(super) fn is_below(self, bytes: u64) -> bool {
+    pub fn is_below(self, bytes: u64) -> bool {
         self.limit.is_some_and(|limit| bytes > limit)
     }
 }
 
 /// As the wire has it.
-pub(super) fn wire(bytes: u64) -> i64 {
+pub fn wire(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
