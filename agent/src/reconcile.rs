@@ -31,7 +31,7 @@ use crate::site::Site;
 mod drive;
 mod start;
 
-pub use start::attach_from_disk;
+pub use start::{START_WAIT, attach_from_disk};
 
 /// Bounds and cadences of this process.
 #[derive(Clone, Debug, PartialEq, Eq)]

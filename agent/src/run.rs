@@ -69,9 +69,11 @@ pub async fn run(args: Args, log: LogFilter) -> anyhow::Result<()> {
     let socket = socket::listen(&socket::path_of(&args.csi_endpoint)?, socket::OWNER).await?;
     let calls = Calls::new(&mut metrics, &csi::KNOWN_CALLS);
     let (ctx, discovery) = context(&args, site, client, backend, &mut metrics).await?;
-    reconcile::attach_from_disk(&ctx, &discovery.snapshot()).await;
+    let mut late = reconcile::attach_from_disk(&ctx, &discovery.snapshot()).await;
     let ready = Readiness::waiting("this node's Drives are not known yet");
     let mut tasks = JoinSet::new();
+    let late = async move { while late.join_next().await.is_some() {} };
+    tasks.spawn(stop.clone().run_until_cancelled_owned(late).map(drop));
     if let Some(address) = args.metrics_listen {
         let admin = admin::Admin {
             metrics: Arc::new(metrics),
