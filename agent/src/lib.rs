@@ -23,6 +23,7 @@ pub mod apply;
 pub mod args;
 pub mod benchmark;
 pub mod cluster;
+pub mod connect;
 pub mod csi;
 pub mod faults;
 pub mod health;
