@@ -27,6 +27,7 @@ use crate::metrics::Metrics;
 use crate::probe::Snapshot;
 use crate::registry::Registry;
 use crate::site::Site;
+use crate::volumes::Volumes;
 
 mod drive;
 mod start;
@@ -53,6 +54,8 @@ pub struct Context {
     pub client: Client,
     /// Drives in use.
     pub registry: Registry,
+    /// Volumes on them.
+    pub volumes: Volumes,
     /// Devices as they are seen now.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     /// Figures.

@@ -12,6 +12,7 @@ use api::Reason;
 use tokio::sync::watch;
 
 use crate::host::Host;
+use crate::records::Said;
 use crate::worker::{Worker, WorkerError};
 
 /// A mounted drive. Cheap to clone; a clone kept across an unmount only finds that its paths are gone.
@@ -113,6 +114,8 @@ pub struct Registry {
     workers: Arc<Mutex<BTreeMap<String, Worker>>>,
     /// Drives whose mount was begun at the start and has not ended.
     attaching: Arc<Mutex<BTreeSet<String>>>,
+    /// What a person said of each drive that was mounted since the start, as its record has it.
+    said: Arc<Mutex<BTreeMap<String, Said>>>,
     /// Counts changes, so that others can wait for one.
     changes: Arc<watch::Sender<u64>>,
 }
@@ -156,7 +159,6 @@ impl Registry {
 
     /// Says that the drive's mount at the start is under way, until the answer is dropped. Until then the drive is its
     /// mount's: its reconciler lets it be.
-    #[must_use]
     pub fn attaching(&self, id: &str) -> Attaching {
         let mut attaching = self.lock_attaching();
         attaching.insert(id.to_owned());
@@ -192,6 +194,22 @@ impl Registry {
         if drives.remove(id).is_some() {
             self.changes.send_modify(|n| *n = n.wrapping_add(1));
         }
+    }
+
+    /// Takes what the record of a drive says that a person said of it. Kept after the drive is let go: that is when
+    /// `adopt` asks for it.
+    pub fn hear(&self, id: &str, said: Said) {
+        let mut all = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(id.to_owned(), said);
+        drop(all);
+        self.changes.send_modify(|n| *n = n.wrapping_add(1));
+    }
+
+    /// What people said of the drives that were mounted since the start.
+    #[must_use]
+    pub fn said(&self) -> BTreeMap<String, Said> {
+        let all = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        all.clone()
     }
 
     /// A receiver that is woken by each change, and by the end of each mount of the start.

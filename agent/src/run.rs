@@ -25,7 +25,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Args;
-use crate::host::LinuxHost;
+use crate::host::{Host, LinuxHost};
 use crate::metrics::Metrics;
 use crate::node_status::{self, NodeFacts};
 use crate::probe::reader::Reader;
@@ -132,7 +132,7 @@ fn serve_drives(
         stop.clone(),
     ));
     tasks.spawn(tell_drives(
-        client.clone(),
+        ctx.clone(),
         facts,
         drives,
         discovery,
@@ -151,16 +151,26 @@ async fn context(
 ) -> anyhow::Result<(Context, Discovery)> {
     let uring = matches!(backend, block::Backend::Uring { .. });
     let discovery = discovery(args, &site, uring).await?;
+    let host: Arc<dyn Host> = Arc::new(LinuxHost {
+        sys: "/sys".into(),
+        proc: "/proc".into(),
+        backend,
+        discovery: discovery.clone(),
+    });
+    let registry = Registry::default();
+    let volumes = Volumes::new(
+        Arc::clone(&host),
+        &site.node,
+        registry.clone(),
+        client.clone(),
+        Timestamp::now,
+    );
     let ctx = Context {
-        host: Arc::new(LinuxHost {
-            sys: "/sys".into(),
-            proc: "/proc".into(),
-            backend,
-            discovery: discovery.clone(),
-        }),
+        host,
         site,
         client,
-        registry: Registry::default(),
+        registry,
+        volumes,
         snapshots: discovery.subscribe(),
         metrics: Arc::new(Metrics::new(metrics)),
         limits: args.limits(),
@@ -178,8 +188,7 @@ fn serve_volumes(
     stop: &CancellationToken,
 ) {
     let (node, client) = (&ctx.site.node, &ctx.client);
-    let host = Arc::clone(&ctx.host);
-    let volumes = Volumes::new(host, node, ctx.registry.clone(), client.clone(), ctx.clock);
+    let volumes = ctx.volumes.clone();
     let service =
         csi::NodeService::new(node, volumes.clone(), ctx.registry.clone(), client.clone());
     let told = topology::report(client.clone(), node.clone(), volumes.orphans());
@@ -214,7 +223,7 @@ async fn serve_admin(
 /// Tells discovery which Drives there are. Once that is known the node is told of as well, and the agent is ready:
 /// before, every drive would look as if it had no object.
 async fn tell_drives(
-    client: Client,
+    ctx: Context,
     facts: NodeFacts,
     mut drives: watch::Receiver<Option<BTreeSet<String>>>,
     discovery: Discovery,
@@ -229,8 +238,12 @@ async fn tell_drives(
                 ready.set_ready();
                 if !told {
                     told = true;
-                    let report =
-                        node_status::report(client.clone(), facts.clone(), discovery.subscribe());
+                    let report = node_status::report(
+                        ctx.client.clone(),
+                        facts.clone(),
+                        discovery.subscribe(),
+                        ctx.registry.clone(),
+                    );
                     tokio::spawn(stop.clone().run_until_cancelled_owned(report));
                 }
             }

@@ -185,6 +185,16 @@ fn a_lost_store_is_rebuilt_from_the_drives() {
     let path = machine.mounted_volume("kept", "100MiB");
     data::write(&path.join("file"), 4, 50);
     let before = machine.volume("kept").unwrap().spec;
+    let drive = machine.drive(0).unwrap().name_any();
+    machine
+        .ringpv(&["drives", "access-tier", "set", "cold", &drive])
+        .ok();
+    machine.ringpv(&["label", "drives", &drive, "rack=3"]).ok();
+    let record = machine.path(&format!("state/mnt/{drive}/.ringpv/drive.json"));
+    until("the drive to know what was said of it", LIMIT, || {
+        let text = std::fs::read_to_string(&record).unwrap();
+        (text.contains("Cold") && text.contains("rack")).then_some(())
+    });
     machine.stop_agent();
     machine.stop_controller();
     std::fs::remove_file(machine.path("store/store.redb")).unwrap();
@@ -198,7 +208,9 @@ fn a_lost_store_is_rebuilt_from_the_drives() {
     await_adoptable(&machine);
 
     machine.ringpv(&["adopt", "--all"]).ok();
-    machine.drive_in(0, DrivePhase::Ready);
+    let adopted = machine.drive_in(0, DrivePhase::Ready);
+    assert_eq!(adopted.spec.access_tier, api::AccessTier::Cold);
+    assert_eq!(adopted.labels().get("rack").map(String::as_str), Some("3"));
     machine.drive_in(1, DrivePhase::Ready);
     let after = until("the volume to be known again", LIMIT, || {
         machine.volume("kept")

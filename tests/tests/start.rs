@@ -8,18 +8,22 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent::host::XfsErrors;
+use agent::host::{Host as _, XfsErrors};
 use agent::metrics::Metrics;
 use agent::probe::{Policy, Snapshot};
 use agent::reconcile::{self, Context, Limits, START_WAIT};
+use agent::records::{DriveRecord, drive_record};
 use agent::registry::Registry;
 use agent::site::Site;
+use agent::volumes::Volumes;
+use api::condition::{ConditionStatus, ConditionType};
 use api::drive::{DeviceClaim, Erase};
-use api::{AccessTier, Drive, DrivePhase, DriveSpec, Reason};
+use api::{AccessTier, Drive, DrivePhase, DriveSpec, Reason, Volume};
 use controller::embedded::{Embedded, Options};
 use jiff::Timestamp;
 use kube::Client;
-use kube::api::{Api, PostParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use serde_json::json;
 use tests::command::now;
 use tests::host::SimHost;
 use tests::host::disk::Disk;
@@ -75,11 +79,19 @@ impl Machine {
     /// What a process that has just started knows.
     fn context(&self) -> Context {
         self.look();
+        let registry = Registry::default();
         Context {
             host: Arc::new(self.host.clone()),
             site: Arc::clone(&self.site),
             client: self.client.clone(),
-            registry: Registry::default(),
+            volumes: Volumes::new(
+                Arc::new(self.host.clone()),
+                NODE,
+                registry.clone(),
+                self.client.clone(),
+                Timestamp::now,
+            ),
+            registry,
             snapshots: self.snapshots.subscribe(),
             metrics: Arc::new(Metrics::new(
                 &mut prometheus_client::registry::Registry::default(),
@@ -140,14 +152,21 @@ impl Machine {
 
     /// Waits until a Drive stands as wanted.
     async fn until(&self, id: &str, wanted: impl Fn(DrivePhase, Option<Reason>) -> bool) {
+        self.until_drive(id, |drive| {
+            let status = drive.status.clone().unwrap_or_default();
+            wanted(status.phase, status.reason)
+        })
+        .await;
+    }
+
+    async fn until_drive(&self, id: &str, wanted: impl Fn(&Drive) -> bool) {
         let end = now() + PATIENCE;
         loop {
             let drive = self.drives().get(id).await.unwrap();
-            let status = drive.status.unwrap_or_default();
-            if wanted(status.phase, status.reason) {
+            if wanted(&drive) {
                 return;
             }
-            assert!(now() < end, "it stands otherwise: {status:#?}");
+            assert!(now() < end, "it stands otherwise: {drive:#?}");
             self.look();
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -204,6 +223,94 @@ async fn one_hung_mount_delays_no_other_drive() {
     assert!(read.await.unwrap().is_ok());
     stop.cancel();
     running.await.unwrap();
+}
+
+#[tokio::test]
+async fn more_promised_than_there_is_shows_on_the_drive_until_it_ends() {
+    let machine = Machine::new();
+    let ids = machine.init().await;
+    let volumes: Api<Volume> = Api::all(machine.client.clone());
+    for (name, drive) in ["v1", "v2"].into_iter().zip([&ids[0], &ids[0]]) {
+        let mut volume = api::testing::volume(name)
+            .on(NODE, drive)
+            .bytes(700 << 20)
+            .build();
+        (volume.metadata.uid, volume.metadata.resource_version) = (None, None);
+        let created = volumes.create(&PostParams::default(), &volume).await;
+        created.unwrap();
+    }
+    let stop = CancellationToken::new();
+    let ctx = machine.context();
+    let running = tokio::spawn(ctx.volumes.clone().run(stop.clone()));
+    while ctx.volumes.promised_bytes(&ids[0]).is_none() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(ctx.volumes.promised_bytes(&ids[0]), Some(1400 << 20));
+    assert_eq!(ctx.volumes.promised_bytes(&ids[1]), Some(0));
+    let drives = tokio::spawn(reconcile::run(ctx, watch::Sender::new(None), stop.clone()));
+    let over = |drive: &Drive| {
+        let conditions = drive.status.iter().flat_map(|status| &status.conditions);
+        let mut of_type = conditions.filter(|c| c.type_ == ConditionType::OverAllocated);
+        of_type.next().map(|c| c.status)
+    };
+    machine
+        .until_drive(&ids[0], |drive| over(drive) == Some(ConditionStatus::True))
+        .await;
+    assert_eq!(over(&machine.drives().get(&ids[1]).await.unwrap()), None);
+    let params = PatchParams::default();
+    let smaller = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+    volumes.patch("v2", &params, &smaller).await.unwrap();
+    volumes
+        .delete("v2", &DeleteParams::default())
+        .await
+        .unwrap();
+    machine
+        .until_drive(&ids[0], |drive| over(drive) == Some(ConditionStatus::False))
+        .await;
+    stop.cancel();
+    running.await.unwrap();
+    drives.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_person_said_of_a_drive_is_on_it() {
+    let machine = Machine::new();
+    let ids = machine.init().await;
+    let stop = CancellationToken::new();
+    let ctx = machine.context();
+    let registry = ctx.registry.clone();
+    let running = tokio::spawn(reconcile::run(ctx, watch::Sender::new(None), stop.clone()));
+    let said = Patch::Merge(json!({
+        "spec": {"accessTier": "Cold"}, "metadata": {"labels": {"rack": "3"}},
+    }));
+    let params = PatchParams::default();
+    machine
+        .drives()
+        .patch(&ids[0], &params, &said)
+        .await
+        .unwrap();
+    let place = machine.site.mount_dir(&ids[0]);
+    let end = now() + PATIENCE;
+    loop {
+        let text = machine.host.read_file(&drive_record(&place)).unwrap();
+        let said = DriveRecord::parse(&text.unwrap()).unwrap().said;
+        if said.access_tier == Some(AccessTier::Cold) {
+            assert_eq!(said.labels.get("rack").map(String::as_str), Some("3"));
+            break;
+        }
+        assert!(now() < end, "{said:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // The next process, that only mounts it, knows as much.
+    stop.cancel();
+    running.await.unwrap();
+    assert_eq!(registry.said()[&ids[0]].access_tier, Some(AccessTier::Cold));
+    machine.host.reboot();
+    let ctx = machine.context();
+    let snapshot = Arc::clone(&ctx.snapshots.borrow());
+    let late = reconcile::attach_from_disk(&ctx, &snapshot).await;
+    assert!(late.is_empty());
+    assert_eq!(ctx.registry.said(), registry.said());
 }
 
 #[tokio::test]

@@ -450,6 +450,7 @@ impl Task {
             return;
         };
         self.status.device = Some(standing::device(device));
+        self.ctx.registry.hear(&self.id, attached.said.clone());
         self.ctx.registry.insert(MountedDrive {
             id: self.id.as_str().into(),
             device: device.facts.name.as_str().into(),

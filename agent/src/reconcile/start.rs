@@ -90,6 +90,7 @@ async fn attach(ctx: Context, seen: Arc<Seen>, id: String) {
                 device = seen.facts.name,
                 "Mounted what is on disk"
             );
+            ctx.registry.hear(&id, attached.said);
             ctx.registry.insert(MountedDrive {
                 id: id.as_str().into(),
                 device: seen.facts.name.as_str().into(),
