@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use crate::host::{HeldDevice, Host, HostError};
 use crate::plan::Action;
 use crate::probe::Seen;
+use crate::records::Said;
 use crate::site::Site;
 
 mod device;
@@ -88,6 +89,8 @@ pub struct Attached {
     pub quota_enforced: bool,
     /// Bytes.
     pub capacity: DriveCapacity,
+    /// What a person said of it before, as its record has it.
+    pub said: Said,
 }
 
 /// Everything that one action needs.

@@ -1,7 +1,7 @@
 //! Which cluster this is: the UID of the namespace kube-system, remembered in the state directory so that drives are
 //! mounted while the API is away.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -15,16 +15,26 @@ const ASK_MAX: Duration = Duration::from_secs(3);
 /// Between two tries when it is not.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 
+/// The cluster id that is remembered from before.
+#[must_use]
+pub fn remembered(state_dir: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(file(state_dir)).ok()?;
+    let id = text.trim();
+    (!id.is_empty()).then(|| id.to_owned())
+}
+
+fn file(state_dir: &Path) -> PathBuf {
+    state_dir.join("cluster-id")
+}
+
 /// The cluster id; `None` when asked to stop before it is known.
 pub async fn id(
     client: &Client,
     state_dir: &Path,
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<String>> {
-    let path = state_dir.join("cluster-id");
-    let remembered = std::fs::read_to_string(&path)
-        .map(|text| text.trim().to_owned())
-        .ok();
+    let path = file(state_dir);
+    let remembered = remembered(state_dir);
     loop {
         match (ask(client).await, &remembered) {
             (Ok(id), Some(old)) if id == *old => return Ok(Some(id)),
@@ -40,11 +50,11 @@ pub async fn id(
                     .with_context(|| format!("cannot write {}", path.display()))?;
                 return Ok(Some(id));
             }
-            (Err(error), Some(old)) if !old.is_empty() => {
+            (Err(error), Some(old)) => {
                 tracing::warn!(error = format!("{error:#}"), reason = %api::Reason::ApiUnavailable, "The API does not answer; drives are mounted from what is on disk");
                 return Ok(Some(old.clone()));
             }
-            (Err(error), _) => {
+            (Err(error), None) => {
                 tracing::warn!(error = format!("{error:#}"), reason = %api::Reason::ApiUnavailable, "The API does not answer, and the cluster's id is not known from before; waiting for it");
             }
         }
@@ -52,6 +62,25 @@ pub async fn id(
             () = tokio::time::sleep(ASK_AGAIN) => {}
             () = stop.cancelled() => return Ok(None),
         }
+    }
+}
+
+/// Asks until the API answers. If it is another cluster's than the one whose drives were mounted, the agent ends: started
+/// again, it mounts no drive of the old cluster and writes the old id on no drive of the new one.
+pub async fn confirm(client: Client, id: String, stop: CancellationToken) {
+    let asked = async {
+        loop {
+            match ask(&client).await {
+                Ok(now) => return now,
+                Err(_) => tokio::time::sleep(ASK_AGAIN).await,
+            }
+        }
+    };
+    if let Some(now) = stop.run_until_cancelled(asked).await
+        && now != id
+    {
+        tracing::error!(old = id, new = now, reason = %api::Reason::ForeignCluster, "The API that answers now is another cluster's; the agent ends, to start again in that one");
+        stop.cancel();
     }
 }
 

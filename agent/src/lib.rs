@@ -19,10 +19,12 @@
 //! Start reading at [`host`] (what can be asked of the machine), then [`registry`] (who may touch a drive).
 #![forbid(unsafe_code)]
 
+pub mod allocation;
 pub mod apply;
 pub mod args;
 pub mod benchmark;
 pub mod cluster;
+pub mod connect;
 pub mod csi;
 pub mod faults;
 pub mod health;

@@ -1,6 +1,7 @@
 //! The StorageNode: what this host has, told to the API. Made if it is missing; written on change, and on no other
 //! occasion. Only fields that are this module's are sent: topology and orphans have writers of their own.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,8 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::probe::Snapshot;
+use crate::records::Said;
+use crate::registry::Registry;
 
 /// Least time between two writes: a shelf of drives that comes up is one or two.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -123,6 +126,20 @@ pub fn status(
     }
 }
 
+/// Adds what people said of the drives, as the drives' records have it: a device alone does not show it.
+fn add_said(status: &mut StorageNodeStatus, said: &BTreeMap<String, Said>) {
+    let held = status
+        .devices
+        .iter_mut()
+        .filter_map(|device| device.holds_drive.as_mut());
+    for held in held {
+        if let Some(said) = said.get(&held.id) {
+            held.access_tier = said.access_tier;
+            held.labels.clone_from(&said.labels);
+        }
+    }
+}
+
 /// Whether discovery is done.
 const fn readiness(snapshot: &Snapshot) -> (ConditionStatus, Reason, &'static str) {
     match (snapshot.complete, snapshot.sees_host_mounts) {
@@ -158,12 +175,16 @@ pub async fn report(
     client: kube::Client,
     facts: NodeFacts,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    registry: Registry,
 ) {
+    let mut drives = registry.changes();
     let nodes: Api<StorageNode> = Api::all(client);
     let mut pause = RETRY.0;
     loop {
         let snapshot = Arc::clone(&snapshots.borrow_and_update());
-        match write(&nodes, &facts, &snapshot, Timestamp::now()).await {
+        drives.mark_unchanged();
+        let said = registry.said();
+        match write(&nodes, &facts, (&snapshot, &said), Timestamp::now()).await {
             Ok(written) => {
                 pause = RETRY.0;
                 if written {
@@ -171,7 +192,13 @@ pub async fn report(
                     tracing::debug!(generation, devices, "StorageNode written");
                     sleep(PAUSE).await;
                 }
-                if let Ok(Err(_ended)) = timeout(LOOK_AGAIN, snapshots.changed()).await {
+                let news = async {
+                    tokio::select! {
+                        changed = snapshots.changed() => changed,
+                        changed = drives.wait_for(|_| registry.said() != said) => changed.map(drop),
+                    }
+                };
+                if let Ok(Err(_ended)) = timeout(LOOK_AGAIN, news).await {
                     return;
                 }
             }
@@ -188,7 +215,7 @@ pub async fn report(
 async fn write(
     nodes: &Api<StorageNode>,
     facts: &NodeFacts,
-    snapshot: &Snapshot,
+    (snapshot, said): (&Snapshot, &BTreeMap<String, Said>),
     now: Timestamp,
 ) -> kube::Result<bool> {
     let there = match nodes.get_opt(&facts.node).await? {
@@ -203,7 +230,8 @@ async fn write(
         }
     };
     let old = there.status.unwrap_or_default();
-    let new = status(facts, snapshot, &old.conditions, now);
+    let mut new = status(facts, snapshot, &old.conditions, now);
+    add_said(&mut new, said);
     if fields(&old) == fields(&new) {
         return Ok(false);
     }

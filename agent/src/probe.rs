@@ -139,6 +139,8 @@ impl Seen {
                 id: held.id.clone(),
                 cluster_id: held.cluster_id.clone(),
                 volumes: 0,
+                access_tier: None,
+                labels: BTreeMap::new(),
             }),
             verdict: self.verdict,
             reasons: self.reasons.clone(),

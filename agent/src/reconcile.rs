@@ -27,11 +27,12 @@ use crate::metrics::Metrics;
 use crate::probe::Snapshot;
 use crate::registry::Registry;
 use crate::site::Site;
+use crate::volumes::Volumes;
 
 mod drive;
 mod start;
 
-pub use start::attach_from_disk;
+pub use start::{START_WAIT, attach_from_disk};
 
 /// Bounds and cadences of this process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +54,8 @@ pub struct Context {
     pub client: Client,
     /// Drives in use.
     pub registry: Registry,
+    /// Volumes on them.
+    pub volumes: Volumes,
     /// Devices as they are seen now.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     /// Figures.

@@ -10,8 +10,11 @@
 //!   .trash/<volume>-<n>/      released data on its way out
 //! ```
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use api::names::LABEL_PREFIX;
+use api::{AccessTier, Drive};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +48,35 @@ pub struct DriveRecord {
     pub created: Timestamp,
     /// Bytes that a user could write when it was empty, its own files in place.
     pub empty_bytes: u64,
+    /// What a person said of the drive.
+    #[serde(flatten)]
+    pub said: Said,
+}
+
+/// What a person said of a drive, and no device can tell: kept on it, so that `adopt` knows it after the API has lost it.
+/// Empty in a record of an older version.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Said {
+    /// Access tier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_tier: Option<AccessTier>,
+    /// Labels, without our own.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Said {
+    /// As a Drive says it.
+    #[must_use]
+    pub fn of(drive: &Drive) -> Self {
+        let mut labels = drive.metadata.labels.clone().unwrap_or_default();
+        labels.retain(|key, _| !key.starts_with(LABEL_PREFIX));
+        Self {
+            access_tier: Some(drive.spec.access_tier),
+            labels,
+        }
+    }
 }
 
 /// Why a record is not believed.
@@ -124,6 +156,10 @@ mod tests {
             cluster_id: "c1".into(),
             created: Timestamp::UNIX_EPOCH,
             empty_bytes: 1000 << 20,
+            said: Said {
+                access_tier: Some(AccessTier::Cold),
+                labels: BTreeMap::from([("rack".into(), "3".into())]),
+            },
         };
         assert_eq!(DriveRecord::parse(&record.to_json()).unwrap(), record);
         assert_eq!(record.allocatable_bytes(), 960 << 20);
@@ -139,6 +175,26 @@ mod tests {
             DriveRecord::parse(b"{}"),
             Err(RecordError::Malformed(_))
         ));
+    }
+
+    #[test]
+    fn a_record_of_an_older_version_is_read() {
+        let text = br#"{"formatVersion": 1, "driveId": "d1", "clusterId": "c1",
+            "created": "1970-01-01T00:00:00Z", "emptyBytes": 5}"#;
+        let record = DriveRecord::parse(text).unwrap();
+        assert_eq!((record.empty_bytes, record.said), (5, Said::default()));
+    }
+
+    #[test]
+    fn our_own_labels_are_not_a_persons() {
+        let mut drive = api::testing::drive("d1").tier(AccessTier::Warm).build();
+        let labels = drive.metadata.labels.get_or_insert_default();
+        for (key, value) in [("rack", "3"), ("ringpv.io/node", "n1")] {
+            labels.insert(key.into(), value.into());
+        }
+        let said = Said::of(&drive);
+        assert_eq!(said.access_tier, Some(AccessTier::Warm));
+        assert_eq!(said.labels, BTreeMap::from([("rack".into(), "3".into())]));
     }
 
     #[test]

@@ -4,14 +4,15 @@
 //! every path on it goes through the guarded root: `<mount>/.drive-<id>`, a link to `.` that exists on that drive
 //! alone. Where the mount is missing, or is another drive, the path does not exist, so nothing lands elsewhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use api::Reason;
 use tokio::sync::watch;
 
 use crate::host::Host;
+use crate::records::Said;
 use crate::worker::{Worker, WorkerError};
 
 /// A mounted drive. Cheap to clone; a clone kept across an unmount only finds that its paths are gone.
@@ -106,10 +107,15 @@ impl MountedDrive {
     }
 }
 
-/// All mounted drives of this node.
+/// All mounted drives of this node, and the one worker of each drive, mounted or not.
 #[derive(Clone, Default)]
 pub struct Registry {
     drives: Arc<RwLock<BTreeMap<Arc<str>, MountedDrive>>>,
+    workers: Arc<Mutex<BTreeMap<String, Worker>>>,
+    /// Drives whose mount was begun at the start and has not ended.
+    attaching: Arc<Mutex<BTreeSet<String>>>,
+    /// What a person said of each drive that was mounted since the start, as its record has it.
+    said: Arc<Mutex<BTreeMap<String, Said>>>,
     /// Counts changes, so that others can wait for one.
     changes: Arc<watch::Sender<u64>>,
 }
@@ -131,7 +137,51 @@ impl Registry {
         drives.values().cloned().collect()
     }
 
-    /// Registers a drive, or replaces what is known of it. Only the drive's own reconciler calls this.
+    /// The drive's worker. Whoever asks, and whether or not the drive is mounted, gets the same one: two would be two
+    /// threads that hang on one drive, and neither would know of the other's job.
+    #[must_use]
+    pub fn worker(&self, id: &str) -> Worker {
+        if let Ok(mounted) = self.get(id) {
+            return mounted.worker;
+        }
+        let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        let worker = workers.entry(id.to_owned());
+        worker.or_insert_with(|| Worker::new(id)).clone()
+    }
+
+    /// Forgets a drive's worker, if nobody has it and it has nothing to do. One that hangs is kept for whoever comes next.
+    pub fn forget_worker(&self, id: &str) {
+        let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        if workers.get(id).is_some_and(Worker::is_idle_alone) {
+            workers.remove(id);
+        }
+    }
+
+    /// Says that the drive's mount at the start is under way, until the answer is dropped. Until then the drive is its
+    /// mount's: its reconciler lets it be.
+    pub fn attaching(&self, id: &str) -> Attaching {
+        let mut attaching = self.lock_attaching();
+        attaching.insert(id.to_owned());
+        Attaching {
+            id: id.to_owned(),
+            registry: self.clone(),
+        }
+    }
+
+    /// Whether the drive's mount at the start is still under way.
+    #[must_use]
+    pub fn is_attaching(&self, id: &str) -> bool {
+        self.lock_attaching().contains(id)
+    }
+
+    fn lock_attaching(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+        self.attaching
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Registers a drive, or replaces what is known of it. Only the drive's own reconciler calls this, or its mount at
+    /// the start before that has ended.
     pub fn insert(&self, drive: MountedDrive) {
         let mut drives = self.drives.write().unwrap_or_else(PoisonError::into_inner);
         drives.insert(Arc::clone(&drive.id), drive);
@@ -146,9 +196,86 @@ impl Registry {
         }
     }
 
-    /// A receiver that is woken by each change.
+    /// Takes what the record of a drive says that a person said of it. Kept after the drive is let go: that is when
+    /// `adopt` asks for it.
+    pub fn hear(&self, id: &str, said: Said) {
+        let mut all = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(id.to_owned(), said);
+        drop(all);
+        self.changes.send_modify(|n| *n = n.wrapping_add(1));
+    }
+
+    /// What people said of the drives that were mounted since the start.
+    #[must_use]
+    pub fn said(&self) -> BTreeMap<String, Said> {
+        let all = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        all.clone()
+    }
+
+    /// A receiver that is woken by each change, and by the end of each mount of the start.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+}
+
+/// A mount of the start that is under way. It ends when this is dropped.
+#[must_use]
+pub struct Attaching {
+    id: String,
+    registry: Registry,
+}
+
+impl Drop for Attaching {
+    fn drop(&mut self) {
+        self.registry.lock_attaching().remove(&self.id);
+        self.registry
+            .changes
+            .send_modify(|n| *n = n.wrapping_add(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::worker::Lane;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn a_drive_has_one_worker() {
+        let registry = Registry::default();
+        let (release, wait) = mpsc::channel::<()>();
+        let first = registry.worker("d");
+        let hung = first.run(Lane::Calls, Duration::from_millis(10), move || {
+            wait.recv().is_ok()
+        });
+        assert!(hung.await.is_err());
+        let second = registry.worker("d");
+        assert!(second.is_stuck(), "whoever comes next knows that it hangs");
+        drop(first);
+        registry.forget_worker("d");
+        assert!(registry.worker("d").is_stuck());
+        drop(second);
+        registry.forget_worker("d");
+        assert!(registry.worker("d").is_stuck(), "its job has not ended");
+        release.send(()).unwrap();
+        while registry.worker("d").is_busy(Lane::Calls) {
+            tokio::task::yield_now().await;
+        }
+        registry.forget_worker("d");
+        assert!(registry.workers.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_mount_of_the_start_ends_with_its_guard() {
+        let registry = Registry::default();
+        let mut changes = registry.changes();
+        let mount = registry.attaching("d");
+        assert!(registry.is_attaching("d") && !registry.is_attaching("e"));
+        drop(mount);
+        assert!(!registry.is_attaching("d"));
+        assert!(changes.has_changed().unwrap());
+        changes.mark_unchanged();
     }
 }

@@ -4,11 +4,11 @@
 //!   backend ─► cluster id ─► devices ─► mount what is on disk ─► then all at once:
 //!      reconcile (Drives) · benchmarks · lease · node status · CSI services · metrics
 //! ```
-//! A mounted drive outlives the agent: its end unmounts nothing.
+//! Nothing of this waits for the API where the cluster's id is remembered, and nothing waits long for one drive. A mounted
+//! drive outlives the agent: its end unmounts nothing.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,14 +19,13 @@ use api::serve::{Readiness, admin, socket};
 use futures::FutureExt as _;
 use jiff::Timestamp;
 use kube::Client;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Args;
-use crate::host::LinuxHost;
+use crate::host::{Host, LinuxHost};
 use crate::metrics::Metrics;
 use crate::node_status::{self, NodeFacts};
 use crate::probe::reader::Reader;
@@ -36,7 +35,7 @@ use crate::reconcile::{self, Context};
 use crate::registry::Registry;
 use crate::site::Site;
 use crate::volumes::Volumes;
-use crate::{benchmark, cluster, csi, lease, topology};
+use crate::{benchmark, cluster, connect, csi, lease, topology};
 
 /// How long the end may take before it is not waited for.
 const END_MAX: Duration = Duration::from_secs(10);
@@ -53,8 +52,9 @@ pub async fn run(args: Args, log: LogFilter) -> anyhow::Result<()> {
     let state_dir = args.state_dir.display();
     std::fs::create_dir_all(&args.state_dir)
         .with_context(|| format!("cannot make the state directory {state_dir}"))?;
-    let client = client(args.kubeconfig.as_deref()).await?;
     let stop = stop_on_signal()?;
+    let known = cluster::remembered(&args.state_dir).is_some();
+    let client = connect::client(args.kubeconfig.as_deref(), known, &stop).await?;
     let Some(cluster_id) = cluster::id(&client, &args.state_dir, &stop).await? else {
         return Ok(());
     };
@@ -69,9 +69,9 @@ pub async fn run(args: Args, log: LogFilter) -> anyhow::Result<()> {
     let socket = socket::listen(&socket::path_of(&args.csi_endpoint)?, socket::OWNER).await?;
     let calls = Calls::new(&mut metrics, &csi::KNOWN_CALLS);
     let (ctx, discovery) = context(&args, site, client, backend, &mut metrics).await?;
-    reconcile::attach_from_disk(&ctx, &discovery.snapshot()).await;
-    let ready = Readiness::waiting("this node's Drives are not known yet");
     let mut tasks = JoinSet::new();
+    mount_from_disk(&mut tasks, &ctx, &discovery, &stop).await;
+    let ready = Readiness::waiting("this node's Drives are not known yet");
     if let Some(address) = args.metrics_listen {
         let admin = admin::Admin {
             metrics: Arc::new(metrics),
@@ -82,11 +82,47 @@ pub async fn run(args: Args, log: LogFilter) -> anyhow::Result<()> {
     }
     serve_volumes(&mut tasks, &ctx, (socket, calls), &ready, &stop);
     let facts = NodeFacts::read(&args.node, &ctx.site.cluster_id, &backend, "/proc".as_ref());
+    serve_drives(&mut tasks, &ctx, (facts, discovery), ready, &stop);
+    stop.cancelled().await;
+    tracing::info!("Ending; mounted drives stay mounted");
+    let ended = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(END_MAX, ended).await.is_err() {
+        tracing::warn!("Not all that runs has ended in time");
+    }
+    Ok(())
+}
+
+/// Mounts what is on disk. What takes long goes on beside all else.
+async fn mount_from_disk(
+    tasks: &mut JoinSet<()>,
+    ctx: &Context,
+    discovery: &Discovery,
+    stop: &CancellationToken,
+) {
+    let mut late = reconcile::attach_from_disk(ctx, &discovery.snapshot()).await;
+    let late = async move { while late.join_next().await.is_some() {} };
+    tasks.spawn(stop.clone().run_until_cancelled_owned(late).map(drop));
+}
+
+/// Drives: kept as wished, measured, and told of, with the node that has them.
+fn serve_drives(
+    tasks: &mut JoinSet<()>,
+    ctx: &Context,
+    (facts, discovery): (NodeFacts, Discovery),
+    ready: Readiness,
+    stop: &CancellationToken,
+) {
+    let (client, site) = (&ctx.client, &ctx.site);
     let (known, drives) = watch::channel(None);
     tasks.spawn(reconcile::run(ctx.clone(), known, stop.clone()));
+    tasks.spawn(cluster::confirm(
+        client.clone(),
+        site.cluster_id.clone(),
+        stop.clone(),
+    ));
     tasks.spawn(lease::run(
-        ctx.client.clone(),
-        args.node,
+        client.clone(),
+        site.node.clone(),
         ctx.clock,
         stop.clone(),
     ));
@@ -96,20 +132,13 @@ pub async fn run(args: Args, log: LogFilter) -> anyhow::Result<()> {
         stop.clone(),
     ));
     tasks.spawn(tell_drives(
-        ctx.client.clone(),
+        ctx.clone(),
         facts,
         drives,
         discovery,
         ready,
         stop.clone(),
     ));
-    stop.cancelled().await;
-    tracing::info!("Ending; mounted drives stay mounted");
-    let ended = async { while tasks.join_next().await.is_some() {} };
-    if tokio::time::timeout(END_MAX, ended).await.is_err() {
-        tracing::warn!("Not all that runs has ended in time");
-    }
-    Ok(())
 }
 
 /// What all tasks share, and what looks at the devices.
@@ -122,16 +151,26 @@ async fn context(
 ) -> anyhow::Result<(Context, Discovery)> {
     let uring = matches!(backend, block::Backend::Uring { .. });
     let discovery = discovery(args, &site, uring).await?;
+    let host: Arc<dyn Host> = Arc::new(LinuxHost {
+        sys: "/sys".into(),
+        proc: "/proc".into(),
+        backend,
+        discovery: discovery.clone(),
+    });
+    let registry = Registry::default();
+    let volumes = Volumes::new(
+        Arc::clone(&host),
+        &site.node,
+        registry.clone(),
+        client.clone(),
+        Timestamp::now,
+    );
     let ctx = Context {
-        host: Arc::new(LinuxHost {
-            sys: "/sys".into(),
-            proc: "/proc".into(),
-            backend,
-            discovery: discovery.clone(),
-        }),
+        host,
         site,
         client,
-        registry: Registry::default(),
+        registry,
+        volumes,
         snapshots: discovery.subscribe(),
         metrics: Arc::new(Metrics::new(metrics)),
         limits: args.limits(),
@@ -149,8 +188,7 @@ fn serve_volumes(
     stop: &CancellationToken,
 ) {
     let (node, client) = (&ctx.site.node, &ctx.client);
-    let host = Arc::clone(&ctx.host);
-    let volumes = Volumes::new(host, node, ctx.registry.clone(), client.clone(), ctx.clock);
+    let volumes = ctx.volumes.clone();
     let service =
         csi::NodeService::new(node, volumes.clone(), ctx.registry.clone(), client.clone());
     let told = topology::report(client.clone(), node.clone(), volumes.orphans());
@@ -185,7 +223,7 @@ async fn serve_admin(
 /// Tells discovery which Drives there are. Once that is known the node is told of as well, and the agent is ready:
 /// before, every drive would look as if it had no object.
 async fn tell_drives(
-    client: Client,
+    ctx: Context,
     facts: NodeFacts,
     mut drives: watch::Receiver<Option<BTreeSet<String>>>,
     discovery: Discovery,
@@ -200,8 +238,12 @@ async fn tell_drives(
                 ready.set_ready();
                 if !told {
                     told = true;
-                    let report =
-                        node_status::report(client.clone(), facts.clone(), discovery.subscribe());
+                    let report = node_status::report(
+                        ctx.client.clone(),
+                        facts.clone(),
+                        discovery.subscribe(),
+                        ctx.registry.clone(),
+                    );
                     tokio::spawn(stop.clone().run_until_cancelled_owned(report));
                 }
             }
@@ -211,25 +253,6 @@ async fn tell_drives(
         }
     };
     stop.run_until_cancelled(tell).await;
-}
-
-async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
-    let config = match kubeconfig {
-        Some(path) => {
-            let read = Kubeconfig::read_from(path).with_context(|| {
-                format!(
-                    "cannot read the kubeconfig {}; is the controller started (--embedded writes it)?",
-                    path.display()
-                )
-            })?;
-            kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())
-                .await
-                .with_context(|| format!("the kubeconfig {} is not usable", path.display()))?
-        }
-        None => kube::Config::incluster()
-            .context("not in a pod with a service account: give --kubeconfig FILE")?,
-    };
-    Client::try_from(config).context("cannot make a client of the API")
 }
 
 async fn discovery(args: &Args, site: &Site, uring: bool) -> anyhow::Result<Discovery> {

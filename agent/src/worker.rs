@@ -123,6 +123,14 @@ impl Worker {
         self.lane(lane).jobs.load(Ordering::Acquire) > 0
     }
 
+    /// Whether nobody else has a clone of it, and it has nothing to do.
+    #[must_use]
+    pub fn is_idle_alone(&self) -> bool {
+        Arc::strong_count(&self.calls) == 1
+            && !self.is_busy(Lane::Calls)
+            && !self.is_busy(Lane::Long)
+    }
+
     fn lane(&self, lane: Lane) -> &LaneState {
         match lane {
             Lane::Calls => &self.calls,

@@ -87,7 +87,7 @@ use crate::{Condition, LatencySummary, Reason};
         json_path = ".metadata.creationTimestamp"
     )
 )]
-#[kube(validation = Rule::new("self.spec.node == oldSelf.spec.node && self.spec.device.fingerprint == oldSelf.spec.device.fingerprint || (has(oldSelf.status) && has(oldSelf.status.phase) && oldSelf.status.phase == 'Lost')").message("spec.node and spec.device change only by accept, while the drive is Lost"))]
+#[kube(validation = Rule::new("self.spec.node == oldSelf.spec.node && self.spec.device == oldSelf.spec.device || (has(oldSelf.status) && has(oldSelf.status.phase) && oldSelf.status.phase == 'Lost')").message("spec.node and spec.device change only by accept, while the drive is Lost"))]
 #[kube(validation = Rule::new("self.metadata.name.matches('^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$')").message("a Drive's name is the UUID that discover shows for its device"))]
 pub struct DriveSpec {
     /// Node that the device is in.

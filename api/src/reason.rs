@@ -98,6 +98,7 @@ reasons! {
     QuotaSupported: "the kernel enforces project quota", "";
     QuotaUnsupported: "this kernel has no XFS project quota, so a volume's size is not enforced", "a kernel with CONFIG_XFS_QUOTA; or a class with capacity-enforcement: best-effort";
     OverAllocated: "more is promised than the drive holds", "delete or move a volume";
+    QuotaBypassed: "files on the drive have left their volumes' projects and count against no capacity", "find them with find -xdev and xfs_io -c lsproj; their owner may put them back or delete them";
 
     // ---- I/O backends ----
     UringUsed: "io_uring works", "";

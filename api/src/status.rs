@@ -57,7 +57,8 @@ pub const fn code(reason: Reason) -> Code {
         | R::CapacityNotEnforced
         | R::NotReady
         | R::Unhealthy
-        | R::OverAllocated => Code::ResourceExhausted,
+        | R::OverAllocated
+        | R::QuotaBypassed => Code::ResourceExhausted,
 
         R::Pending
         | R::Preparing

@@ -216,6 +216,12 @@ pub struct HeldDrive {
     /// Volumes recorded on it.
     #[serde(default)]
     pub volumes: u32,
+    /// Access tier that a person gave it, as its record says. Absent where the record could not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_tier: Option<AccessTier>,
+    /// Labels that people gave it, as its record says.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// Orphans that are listed; adopting or cleaning some lets the next ones show.

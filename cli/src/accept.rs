@@ -119,6 +119,8 @@ mod tests {
             id: ID.to_owned(),
             cluster_id: "c".to_owned(),
             volumes: 1,
+            access_tier: None,
+            labels: std::collections::BTreeMap::new(),
         });
         device
     }

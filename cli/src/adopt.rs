@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use api::drive::{DeviceClaim, Erase};
 use api::names::{
-    ANNOTATION_ADOPTS, FINALIZER_DEVICE, LABEL_DRIVE, LABEL_NODE, MANAGER_CLI, cluster_tag,
+    ANNOTATION_ADOPTS, FINALIZER_DEVICE, LABEL_DRIVE, LABEL_NODE, LABEL_PREFIX, MANAGER_CLI,
+    cluster_tag,
 };
 use api::storage_node::{HeldDrive, Orphan};
 use api::volume::FsType;
@@ -186,7 +187,7 @@ fn allowed(found: Vec<Found>, from_cluster: Option<&str>) -> (Vec<Found>, Vec<Re
     (may, refused)
 }
 
-/// The object for a drive that a device bears.
+/// The object for a drive that a device bears, as a person last had it where its record tells.
 fn drive_of(found: &Found) -> Drive {
     let mut drive = Drive::new(
         &found.held.id,
@@ -197,7 +198,7 @@ fn drive_of(found: &Found) -> Drive {
                 name: found.device.name.clone(),
                 size_bytes: found.device.size_bytes,
             },
-            access_tier: found.device.proposed_tier,
+            access_tier: found.held.access_tier.unwrap_or(found.device.proposed_tier),
             cordoned: false,
             suspended: false,
             erase: Erase::default(),
@@ -207,6 +208,11 @@ fn drive_of(found: &Found) -> Drive {
             removal: None,
         },
     );
+    let theirs = found.held.labels.iter();
+    let theirs = theirs.filter(|(key, _)| !key.starts_with(LABEL_PREFIX));
+    drive
+        .labels_mut()
+        .extend(theirs.map(|(key, value)| (key.clone(), value.clone())));
     drive
         .labels_mut()
         .insert(LABEL_NODE.to_owned(), found.node.clone());
@@ -338,4 +344,46 @@ async fn create_volumes(session: &mut Session, orphans: &[(String, Orphan)]) -> 
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+    use api::AccessTier;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn a_drive_comes_back_as_its_record_has_it() {
+        let case = |tier, labels: &[(&str, &str)]| {
+            let mut device = testing::device("nvme0n1");
+            device.proposed_tier = AccessTier::Hot;
+            let labels = labels
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect();
+            let held = HeldDrive {
+                id: "1a2b3c4d-0000-8000-8000-000000000001".to_owned(),
+                cluster_id: "c".to_owned(),
+                volumes: 0,
+                access_tier: tier,
+                labels,
+            };
+            let drive = drive_of(&Found {
+                node: "n1".to_owned(),
+                device,
+                held,
+                adopt_from: None,
+            });
+            (drive.spec.access_tier, drive.labels().clone())
+        };
+        let node = || (LABEL_NODE.to_owned(), "n1".to_owned());
+        let (tier, labels) = case(None, &[]);
+        assert_eq!((tier, labels), (AccessTier::Hot, BTreeMap::from([node()])));
+        let recorded = [("rack", "3"), (LABEL_NODE, "another")];
+        let (tier, labels) = case(Some(AccessTier::Cold), &recorded);
+        assert_eq!(tier, AccessTier::Cold);
+        let rack = ("rack".to_owned(), "3".to_owned());
+        assert_eq!(labels, BTreeMap::from([rack, node()]));
+    }
 }

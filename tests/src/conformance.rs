@@ -66,6 +66,7 @@ pub fn cases() -> Vec<Case> {
             defaults_are_filled_in,
             rules_on_names_hold,
             rules_on_changes_hold,
+            a_drive_stays_where_it_is_unless_lost,
             unknown_fields_are_dropped_or_refused,
             labels_are_held_to_their_form,
             nonsense_is_a_bad_request;

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use agent::host::{
     BlockCounters, FileKind, HeldDevice, Host, HostError, MakeXfs, MountDevice, MountEntry,
@@ -102,6 +102,7 @@ const KILLED: Failure = Failure::Refused("the process was killed");
 #[derive(Clone, Debug, Default)]
 pub struct SimHost {
     machine: Arc<Mutex<Machine>>,
+    hung: Arc<(Mutex<BTreeSet<String>>, Condvar)>,
 }
 
 impl SimHost {
@@ -114,6 +115,25 @@ impl SimHost {
     #[must_use]
     pub fn snapshot(&self, drives: &BTreeSet<String>) -> Snapshot {
         self.machine().snapshot(drives)
+    }
+
+    /// From now on a mount of the device comes to no end, as by a drive that does not answer; or those that wait do.
+    pub fn hang(&self, device: &str, hangs: bool) {
+        let (devices, changed) = &*self.hung;
+        let mut devices = devices.lock().unwrap_or_else(PoisonError::into_inner);
+        if hangs {
+            devices.insert(device.to_owned());
+        } else {
+            devices.remove(device);
+        }
+        changed.notify_all();
+    }
+
+    /// Returns once the device hangs no more.
+    fn await_answer(&self, device: &str) {
+        let (devices, changed) = &*self.hung;
+        let devices = devices.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(changed.wait_while(devices, |devices| devices.contains(device)));
     }
 
     /// Gives the process `halves` halves of effects to live.
@@ -222,6 +242,7 @@ impl Host for SimHost {
     }
 
     fn mount(&self, request: &MountDevice) -> Result<(), HostError> {
+        self.await_answer(&request.device);
         self.change("mount", &request.target, |m| m.mount(request))
     }
 

@@ -4,6 +4,7 @@
 
 #![cfg(test)]
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -109,6 +110,8 @@ fn devices() -> Vec<Device> {
             id: drive_id(number),
             cluster_id: cluster.to_owned(),
             volumes: 2,
+            access_tier: None,
+            labels: BTreeMap::new(),
         });
         held.reasons = vec![reason(why, "")];
         held

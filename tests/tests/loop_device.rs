@@ -101,8 +101,18 @@ fn data_stay_mounted_across_restarts() {
     machine.drive_in(0, DrivePhase::Ready);
     data::write(&path.join("more"), 3, 50);
 
-    // A reboot, as far as mounts go: all of them are gone, and the table brings them back.
+    // After a reboot the table brings them back.
     machine.kill_agent();
+    unmount_all(&machine);
+    machine.start_agent();
+    machine.drive_in(0, DrivePhase::Ready);
+    machine.ringpv(&["volumes", "mount", "--all"]).ok();
+    assert!(data::is_whole(&path.join("file"), 2, 50));
+    assert!(data::is_whole(&path.join("more"), 3, 50));
+}
+
+/// A reboot, as far as mounts go: all that is mounted in the machine's folder is gone.
+fn unmount_all(machine: &Machine) {
     for mount in mounts()
         .iter()
         .rev()
@@ -110,11 +120,57 @@ fn data_stay_mounted_across_restarts() {
     {
         tests::loopdev::unmount(&mount.target);
     }
-    machine.start_agent();
-    machine.drive_in(0, DrivePhase::Ready);
-    machine.ringpv(&["volumes", "mount", "--all"]).ok();
-    assert!(data::is_whole(&path.join("file"), 2, 50));
-    assert!(data::is_whole(&path.join("more"), 3, 50));
+}
+
+#[test]
+fn a_boot_without_the_api_brings_the_data_back() {
+    let Some(mut machine) = Machine::running(
+        "a_boot_without_the_api_brings_the_data_back",
+        &[640 * MIB, 640 * MIB],
+    ) else {
+        return;
+    };
+    machine.init_all();
+    let path = machine.mounted_volume("kept", "100MiB");
+    data::write(&path.join("file"), 6, 50);
+    // Once the controller only does not answer; once its directory is lost, the kubeconfig with it.
+    for lost in [false, true] {
+        machine.kill_controller();
+        machine.kill_agent();
+        unmount_all(&machine);
+        assert!(!path.join("file").exists());
+        if lost {
+            std::fs::rename(machine.path("store"), machine.path("store.lost")).unwrap();
+        }
+        machine.launch_agent();
+        machine
+            .ringpv(&["volumes", "mount", "--all", "--timeout", "60s"])
+            .ok();
+        assert!(data::is_whole(&path.join("file"), 6, 50), "lost: {lost}");
+        if lost {
+            std::fs::rename(machine.path("store.lost"), machine.path("store")).unwrap();
+        }
+        machine.start_controller();
+        machine.drive_in(0, DrivePhase::Ready);
+        machine.drive_in(1, DrivePhase::Ready);
+        until("the agent to know the API", LIMIT, || {
+            let status = machine.volume("kept")?.status?;
+            (status.phase == api::VolumePhase::Published).then_some(())
+        });
+        let agent = machine.agent().unwrap();
+        assert!(agent.runs(), "it waited for the API:\n{}", agent.said());
+    }
+}
+
+/// Waits until discovery tells that the first device bears a drive without an object.
+fn await_adoptable(machine: &Machine) {
+    until("the drives to be found", LIMIT, || {
+        let reasons = machine.discovered(0).reasons;
+        reasons
+            .iter()
+            .any(|one| one.reason == Reason::Adoptable)
+            .then_some(())
+    });
 }
 
 #[test]
@@ -129,6 +185,16 @@ fn a_lost_store_is_rebuilt_from_the_drives() {
     let path = machine.mounted_volume("kept", "100MiB");
     data::write(&path.join("file"), 4, 50);
     let before = machine.volume("kept").unwrap().spec;
+    let drive = machine.drive(0).unwrap().name_any();
+    machine
+        .ringpv(&["drives", "access-tier", "set", "cold", &drive])
+        .ok();
+    machine.ringpv(&["label", "drives", &drive, "rack=3"]).ok();
+    let record = machine.path(&format!("state/mnt/{drive}/.ringpv/drive.json"));
+    until("the drive to know what was said of it", LIMIT, || {
+        let text = std::fs::read_to_string(&record).unwrap();
+        (text.contains("Cold") && text.contains("rack")).then_some(())
+    });
     machine.stop_agent();
     machine.stop_controller();
     std::fs::remove_file(machine.path("store/store.redb")).unwrap();
@@ -139,16 +205,12 @@ fn a_lost_store_is_rebuilt_from_the_drives() {
         data::is_whole(&path.join("file"), 4, 50),
         "mounted data need no object"
     );
-    until("the drives to be found", LIMIT, || {
-        let reasons = machine.discovered(0).reasons;
-        reasons
-            .iter()
-            .any(|one| one.reason == Reason::Adoptable)
-            .then_some(())
-    });
+    await_adoptable(&machine);
 
     machine.ringpv(&["adopt", "--all"]).ok();
-    machine.drive_in(0, DrivePhase::Ready);
+    let adopted = machine.drive_in(0, DrivePhase::Ready);
+    assert_eq!(adopted.spec.access_tier, api::AccessTier::Cold);
+    assert_eq!(adopted.labels().get("rack").map(String::as_str), Some("3"));
     machine.drive_in(1, DrivePhase::Ready);
     let after = until("the volume to be known again", LIMIT, || {
         machine.volume("kept")
@@ -204,6 +266,7 @@ fn deleting_every_object_deletes_no_data() {
     until("the objects to go", LIMIT, || {
         (machine.list::<Volume>().is_empty() && machine.list::<Drive>().is_empty()).then_some(())
     });
+    await_adoptable(&machine);
     machine.ringpv(&["adopt", "--all"]).ok();
     machine.drive_in(0, DrivePhase::Ready);
     let path = path.display().to_string();

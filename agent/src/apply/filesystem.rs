@@ -11,7 +11,7 @@ use super::{
 };
 use crate::host::{MakeXfs, MountDevice};
 use crate::records::{
-    DriveRecord, FORMAT_VERSION, PROBE_PARTS, drive_record, probe_bytes, probe_parts, scratch,
+    DriveRecord, FORMAT_VERSION, PROBE_PARTS, Said, drive_record, probe_bytes, probe_parts, scratch,
 };
 use crate::site::guard_name;
 
@@ -155,6 +155,7 @@ impl Apply<'_> {
             cluster_id: self.site.cluster_id.clone(),
             created: self.now,
             empty_bytes: empty.available_bytes,
+            said: Said::of(self.drive),
         };
         self.host
             .write_file(&drive_record(&root), &record.to_json())
@@ -269,7 +270,28 @@ impl Apply<'_> {
         Ok(Outcome::Attached(Attached {
             quota_enforced: accounted && self.host.quota_supported(),
             capacity: self.capacity(&record)?,
+            said: record.said,
         }))
+    }
+
+    /// Keeps the record as a person says of the drive now. Whether it had to be written.
+    pub fn remember(&self, record: &DriveRecord) -> Result<bool, Refusal> {
+        let said = Said::of(self.drive);
+        if record.said == said {
+            return Ok(false);
+        }
+        let record = DriveRecord {
+            said,
+            ..record.clone()
+        };
+        // Through the guard link: on this drive, or nowhere.
+        self.host
+            .write_file(
+                &drive_record(&self.site.guarded(self.id())),
+                &record.to_json(),
+            )
+            .map_err(self.refused(Reason::MountFailed))?;
+        Ok(true)
     }
 
     /// Bytes of a mounted drive.

@@ -172,7 +172,12 @@ fn client(server: &Arc<Mutex<Server>>) -> kube::Client {
 async fn the_object_is_made_and_then_written_on_change_alone() {
     let server = Arc::new(Mutex::new(Server::default()));
     let (publish, pictures) = watch::channel(Arc::new(snapshot(&["sda"])));
-    let task = tokio::spawn(report(client(&server), facts(), pictures));
+    let task = tokio::spawn(report(
+        client(&server),
+        facts(),
+        pictures,
+        Registry::default(),
+    ));
     let settle = async || sleep(Duration::from_secs(10)).await;
     settle().await;
     const OBJECT: &str = "/apis/ringpv.io/v1alpha1/storagenodes/n1";

@@ -9,7 +9,7 @@ use super::*;
 use crate::host::XfsErrors;
 use crate::probe::DeviceFacts;
 use crate::probe::fixture::{CLUSTER, DRIVE, judged, nvme, ours, read};
-use crate::records::{DriveRecord, FORMAT_VERSION};
+use crate::records::{DriveRecord, FORMAT_VERSION, Said};
 use ClaimState::Formatted;
 
 /// On node `n1`, of a blank device with identity `i1`.
@@ -165,6 +165,7 @@ pub(crate) fn record(drive: &str, cluster: &str) -> Content {
         cluster_id: cluster.into(),
         created: noon(),
         empty_bytes: 1 << 30,
+        said: Said::default(),
     })
 }
 

@@ -13,7 +13,7 @@ use crate::apply::{Apply, Attached, Outcome, Refusal, Retry, Session};
 use crate::metrics::OfDrive;
 use crate::objects::WriteError;
 use crate::observe::{Observed, observe};
-use crate::plan::{Action, Plan, Standing, plan, refused_phase};
+use crate::plan::{Action, Plan, Standing, plan, refused_phase, was_in_use};
 use crate::probe::Snapshot;
 use crate::registry::MountedDrive;
 use crate::worker::{Lane, Worker, WorkerError};
@@ -40,14 +40,12 @@ pub(super) async fn follow(ctx: Context, id: String, objects: watch::Receiver<Op
     let Some(drive) = objects.borrow().clone() else {
         return;
     };
-    let worker = match ctx.registry.get(&id) {
-        Ok(mounted) => mounted.worker,
-        Err(_) => Worker::new(&id),
-    };
+    let worker = ctx.registry.worker(&id);
     let status = drive.status.clone().unwrap_or_default();
     let mut task = Task {
         api: Api::all(ctx.client.clone()),
         snapshots: ctx.snapshots.clone(),
+        mounts: ctx.registry.changes(),
         stored: status.clone(),
         status,
         uid: drive.metadata.uid.clone(),
@@ -63,6 +61,9 @@ pub(super) async fn follow(ctx: Context, id: String, objects: watch::Receiver<Op
         task.wait(longest).await;
     }
     task.ctx.metrics.forget(&task.id);
+    let (registry, id) = (task.ctx.registry.clone(), task.id.clone());
+    drop(task);
+    registry.forget_worker(&id);
 }
 
 struct Task {
@@ -71,6 +72,8 @@ struct Task {
     api: Api<Drive>,
     objects: watch::Receiver<Option<Arc<Drive>>>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// Is woken by the end of a mount of the agent's start.
+    mounts: watch::Receiver<u64>,
     worker: Worker,
     /// The status as it should be.
     status: DriveStatus,
@@ -117,6 +120,9 @@ impl Task {
             status: Some(self.status.clone()),
             ..Drive::clone(&object)
         };
+        if self.is_attaching(&drive).await {
+            return Some(LOOK_INTERVAL);
+        }
         let seen = match self.observe(&drive, snapshot).await {
             Ok(seen) => seen,
             Err(standing) => {
@@ -146,16 +152,41 @@ impl Task {
     /// Waits for a change of the object or of the devices, and looks after a drive in use meanwhile.
     async fn wait(&mut self, longest: Duration) {
         let until = Instant::now() + longest;
+        let attaching = self.ctx.registry.is_attaching(&self.id);
         loop {
             let vitals_due = self.vitals.as_ref().map_or(until, Vitals::due);
             tokio::select! {
                 // An error means that the process ends; so does this task then.
                 _ = self.objects.changed() => return,
                 _ = self.snapshots.changed() => return,
+                _ = self.mounts.changed(), if attaching => {
+                    if self.ctx.registry.is_attaching(&self.id) {
+                        continue;
+                    }
+                    return;
+                }
                 () = tokio::time::sleep_until(until) => return,
-                () = tokio::time::sleep_until(vitals_due) => self.vitals().await,
+                () = tokio::time::sleep_until(vitals_due) => {}
             }
+            self.vitals().await;
         }
+    }
+
+    /// Whether the drive's mount, begun at the agent's start, is still under way. Then nothing else is done about it: what
+    /// hangs must not be joined by a second call, and a slow one ends by itself.
+    async fn is_attaching(&mut self, drive: &Drive) -> bool {
+        if !self.ctx.registry.is_attaching(&self.id) {
+            return false;
+        }
+        if was_in_use(drive) {
+            let standing = Standing {
+                phase: refused_phase(drive),
+                reason: Reason::Unresponsive,
+                message: "its mount, begun at the agent's start, has not ended yet".to_owned(),
+            };
+            self.stand(&standing).await;
+        }
+        true
     }
 
     async fn observe(&self, drive: &Drive, snapshot: Arc<Snapshot>) -> Result<Observed, Standing> {
@@ -419,6 +450,7 @@ impl Task {
             return;
         };
         self.status.device = Some(standing::device(device));
+        self.ctx.registry.hear(&self.id, attached.said.clone());
         self.ctx.registry.insert(MountedDrive {
             id: self.id.as_str().into(),
             device: device.facts.name.as_str().into(),

@@ -1,6 +1,12 @@
 //! The start of the agent: what is on disk is mounted before anybody is asked, so that pods run while the API is away.
+//!
+//! ```text
+//!   whole drives ─► one mount each, on the drive's worker ─┬─ done within START_WAIT ─► registered ─► the agent serves
+//!                                                          └─ later ───► registered then; its reconciler lets it be till then
+//! ```
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use block::claim::ClaimState;
 use tokio::task::JoinSet;
@@ -9,24 +15,39 @@ use crate::apply::{Apply, Outcome, Session};
 use crate::plan::Action;
 use crate::probe::{Seen, Snapshot};
 use crate::registry::MountedDrive;
-use crate::worker::{Lane, Worker};
+use crate::worker::Lane;
 
 use super::Context;
 
-/// How long one drive's mount may take; log recovery of a large drive is minutes.
-const MOUNT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(600);
+/// How long the agent waits at its start for all mounts, before it serves the drives that are mounted by then. A mount
+/// takes less than a second unless its log is long, and nobody is to wait for another's drive.
+pub const START_WAIT: Duration = Duration::from_secs(5);
 
 /// Mounts and registers every drive of this cluster that was completed, is borne by one device alone, and still has
-/// the identity under which it was claimed. All at once, each on its own worker.
-pub async fn attach_from_disk(ctx: &Context, snapshot: &Snapshot) {
+/// the identity under which it was claimed. All at once, each on its own worker. Gives those that are not done within
+/// [`START_WAIT`]: they go on for as long as the answer is kept, and register when they are done.
+pub async fn attach_from_disk(ctx: &Context, snapshot: &Snapshot) -> JoinSet<()> {
     let mut attaching = JoinSet::new();
     for seen in snapshot.devices.values().filter(|seen| is_whole(seen)) {
         let Some(held) = &seen.holds else { continue };
         if snapshot.by_drive(&held.id).count() == 1 {
-            attaching.spawn(attach(ctx.clone(), Arc::clone(seen), held.id.clone()));
+            let guard = ctx.registry.attaching(&held.id);
+            let mount = attach(ctx.clone(), Arc::clone(seen), held.id.clone());
+            attaching.spawn(async move {
+                mount.await;
+                drop(guard);
+            });
         }
     }
-    attaching.join_all().await;
+    let all = async { while attaching.join_next().await.is_some() {} };
+    if tokio::time::timeout(START_WAIT, all).await.is_err() {
+        tracing::warn!(
+            late = attaching.len(),
+            reason = %api::Reason::Unresponsive,
+            "Not every drive is mounted yet; the others are served, and these once they are"
+        );
+    }
+    attaching
 }
 
 /// Whether a device bears a drive that can be mounted without asking.
@@ -41,7 +62,7 @@ fn is_whole(seen: &Seen) -> bool {
 }
 
 async fn attach(ctx: Context, seen: Arc<Seen>, id: String) {
-    let worker = Worker::new(&id);
+    let worker = ctx.registry.worker(&id);
     let job = {
         let (ctx, seen, id) = (ctx.clone(), Arc::clone(&seen), id.clone());
         move || {
@@ -61,13 +82,15 @@ async fn attach(ctx: Context, seen: Arc<Seen>, id: String) {
             apply.apply(&mut session, &Action::Attach)
         }
     };
-    match worker.run(Lane::Long, MOUNT_TIMEOUT, job).await {
+    // It cannot be stopped, and log recovery of a large drive is minutes: it is waited for, by itself, to its end.
+    match worker.run(Lane::Long, Duration::MAX, job).await {
         Ok(Ok(Outcome::Attached(attached))) => {
             tracing::info!(
                 drive = id,
                 device = seen.facts.name,
                 "Mounted what is on disk"
             );
+            ctx.registry.hear(&id, attached.said);
             ctx.registry.insert(MountedDrive {
                 id: id.as_str().into(),
                 device: seen.facts.name.as_str().into(),

@@ -148,6 +148,18 @@ impl Volumes {
         self.inner.orphans.subscribe()
     }
 
+    /// Bytes that the Volumes on a drive are promised in sum; `None` before all of them are known.
+    #[must_use]
+    pub fn promised_bytes(&self, drive: &str) -> Option<u64> {
+        let all = self.inner.cache.all()?;
+        let on_it = all
+            .values()
+            .filter(|volume| volume.spec.drive.as_deref() == Some(drive));
+        Some(on_it.fold(0, |sum, volume| {
+            sum.saturating_add(volume.spec.capacity_bytes)
+        }))
+    }
+
     /// Has a volume looked at soon.
     pub(super) fn look_again(&self, volume: &str) {
         let mut due = self.lock(&self.inner.due);

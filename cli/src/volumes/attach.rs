@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use api::Reason;
 use api::csi::{
     NodePublishVolumeRequest, NodeStageVolumeRequest, NodeUnpublishVolumeRequest,
     NodeUnstageVolumeRequest,
 };
-use api::{Reason, Volume};
 use kube::ResourceExt as _;
 
 use crate::advice::{Hint, Refusal, Stop};
@@ -43,6 +43,7 @@ async fn one(
         volume: volume.name_any(),
         path: absolute(path)?,
         read_only: args.read_only,
+        single_writer: Some(volume.spec.single_writer),
     };
     let mut table = Mounts::read(file)?;
     let news = table.add(mount.clone()).map_err(Stop::refused)?;
@@ -57,7 +58,7 @@ async fn one(
         ))?;
         return session.hint(&Hint::DryRun);
     }
-    attach(session, file, &volume, &mount).await?;
+    attach(session, file, &mount, volume.spec.single_writer).await?;
     if news {
         table.write(file)?;
     }
@@ -108,8 +109,8 @@ fn empty(path: &Path) -> Result<(), Stop> {
 async fn attach(
     session: &mut Session,
     file: &Path,
-    volume: &Volume,
     mount: &Mount,
+    single_writer: bool,
 ) -> Result<(), Stop> {
     let staging = staging(file, &mount.volume);
     let parent = mount.path.parent().unwrap_or(Path::new("/"));
@@ -120,7 +121,7 @@ async fn attach(
             made => made.with_context(|| format!("cannot make {}", directory.display()))?,
         }
     }
-    let capability = capability(volume.spec.single_writer);
+    let capability = capability(single_writer);
     let mut node = socket::node(session).await?;
     node.node_stage_volume(NodeStageVolumeRequest {
         volume_id: mount.volume.clone(),
@@ -146,7 +147,8 @@ fn text(path: &Path) -> Result<String, Stop> {
     text.ok_or_else(|| Stop::Usage(format!("{} is not UTF-8", path.display())))
 }
 
-/// Everything in the table. An agent that is starting is waited for; one that fails does not stop the others.
+/// Everything in the table, without the API: the table and the drives know enough. An agent that is starting is waited
+/// for; a volume that fails, or whose drive does not answer, does not delay the others.
 async fn all(session: &mut Session, args: &MountArgs, file: &Path) -> Result<(), Stop> {
     let table = Mounts::read(file)?;
     if args.dry_run.dry_run {
@@ -160,31 +162,27 @@ async fn all(session: &mut Session, args: &MountArgs, file: &Path) -> Result<(),
         return session.hint(&Hint::DryRun);
     }
     let deadline = tokio::time::Instant::now() + args.timeout;
-    let mut failed = Vec::new();
-    for mount in &table.mounts {
-        let shown = format!("volume {} at {}", mount.volume, mount.path.display());
-        let result = loop {
-            let result = again(session, file, mount).await;
-            let patient = tokio::time::Instant::now() < deadline;
-            match result {
-                Err(stop) if patient && may_pass(&stop) => tokio::time::sleep(AGAIN).await,
-                other => break other,
+    let (mut failed, mut pending) = (Vec::new(), table.mounts.iter().collect::<Vec<_>>());
+    while !pending.is_empty() {
+        let patient = tokio::time::Instant::now() < deadline;
+        let mut waiting = Vec::new();
+        for mount in pending {
+            let shown = format!("volume {} at {}", mount.volume, mount.path.display());
+            match attach(session, file, mount, table.is_single_writer(mount)).await {
+                Ok(()) => session.screen.line(format!("{shown} mounted"))?,
+                Err(stop) if patient && may_pass(&stop) => waiting.push(mount),
+                Err(stop) => failed.push(format!("{shown}: {}", stop.lines().join("\n"))),
             }
-        };
-        match result {
-            Ok(()) => session.screen.line(format!("{shown} mounted"))?,
-            Err(stop) => failed.push(format!("{shown}: {}", stop.lines().join("\n"))),
         }
+        if !waiting.is_empty() {
+            tokio::time::sleep(AGAIN).await;
+        }
+        pending = waiting;
     }
     if failed.is_empty() {
         return Ok(());
     }
     Err(Stop::Failed(anyhow::anyhow!(failed.join("\n"))))
-}
-
-async fn again(session: &mut Session, file: &Path, mount: &Mount) -> Result<(), Stop> {
-    let volume = find(session, &mount.volume).await?;
-    attach(session, file, &volume, mount).await
 }
 
 /// Whether waiting may help: the processes are starting, or the drive is not mounted yet.

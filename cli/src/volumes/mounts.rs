@@ -35,6 +35,17 @@ pub(crate) struct Mount {
     /// Whether writes are refused there.
     #[serde(default)]
     pub(crate) read_only: bool,
+    /// Whether the volume is for one mount alone. Kept so that a boot without an API mounts it as it was; absent in a
+    /// table of an older version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) single_writer: Option<bool>,
+}
+
+impl Mount {
+    /// Whether both mean the same mount.
+    fn is_same(&self, other: &Self) -> bool {
+        (&self.volume, &self.path, self.read_only) == (&other.volume, &other.path, other.read_only)
+    }
 }
 
 impl Default for Mounts {
@@ -95,7 +106,7 @@ impl Mounts {
             self.mounts.push(mount);
             return Ok(true);
         };
-        if *old == mount {
+        if old.is_same(&mount) {
             return Ok(false);
         }
         let how = if old.read_only { ", read-only" } else { "" };
@@ -112,6 +123,14 @@ impl Mounts {
             .filter(|m| m.volume == volume)
             .cloned()
             .collect()
+    }
+
+    /// Whether an entry's volume is for one mount alone. An older table does not say it, but such a volume never had a
+    /// second mount, and one that has no second mount may be asked for alone.
+    pub(crate) fn is_single_writer(&self, mount: &Mount) -> bool {
+        mount
+            .single_writer
+            .unwrap_or_else(|| self.of(&mount.volume).len() == 1)
     }
 
     /// Takes an entry out.
@@ -138,7 +157,30 @@ mod tests {
             volume: volume.to_owned(),
             path: path.into(),
             read_only,
+            single_writer: Some(false),
         }
+    }
+
+    #[test]
+    fn a_table_of_an_older_version_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("mounts.yaml");
+        let text = "version: ringpv.io/v1alpha1\nmounts:\n- {volume: a, path: /srv/a, readOnly: false}\n- {volume: b, path: /srv/b}\n- {volume: b, path: /srv/c}\n";
+        std::fs::write(&file, text).unwrap();
+        let mut table = Mounts::read(&file).unwrap();
+        let alone: Vec<bool> = table
+            .mounts
+            .iter()
+            .map(|m| table.is_single_writer(m))
+            .collect();
+        assert_eq!(alone, [true, false, false]);
+        assert_eq!(
+            table.add(mount("a", "/srv/a", false)),
+            Ok(false),
+            "the same mount, though an older table says less of it"
+        );
+        let known = mount("d", "/srv/d", false);
+        assert!(!table.is_single_writer(&known));
     }
 
     #[test]

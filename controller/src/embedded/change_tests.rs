@@ -106,15 +106,22 @@ fn an_object_against_its_schema_or_rules_is_refused() {
         "{refused}"
     );
 
-    let refused = merge_main(created(), json!({"spec": {"node": "other"}})).unwrap_err();
-    assert!(
-        refused.message.contains("change only by accept"),
-        "{refused}"
-    );
-
     let mut lost = created();
     lost["status"] = json!({"phase": "Lost"});
-    modified(merge_main(lost, json!({"spec": {"node": "other"}})));
+    for elsewhere in [
+        json!({"node": "other"}),
+        json!({"device": {"name": "sdz"}}),
+        json!({"device": {"sizeBytes": 2}}),
+        json!({"device": {"fingerprint": {"content": "other"}}}),
+    ] {
+        let patch = json!({ "spec": elsewhere });
+        let refused = merge_main(created(), patch.clone()).unwrap_err();
+        assert!(
+            refused.message.contains("change only by accept"),
+            "{patch}: {refused}"
+        );
+        modified(merge_main(lost.clone(), patch));
+    }
 }
 
 #[test]

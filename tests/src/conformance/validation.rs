@@ -3,7 +3,9 @@
 use anyhow::{Context as _, Result, ensure};
 use http::Request;
 use kube::ResourceExt as _;
-use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams, ValidationDirective};
+use kube::api::{
+    Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, ValidationDirective,
+};
 use kube::core::ApiResource;
 use serde_json::{Value, json};
 
@@ -131,6 +133,49 @@ pub(super) async fn rules_on_changes_hold(ground: &Ground) -> Result<()> {
         .patch(&name, json!({"spec": {"release": false}}))
         .await;
     refused(back, 422, "Invalid")?;
+    Ok(())
+}
+
+pub(super) async fn a_drive_stays_where_it_is_unless_lost(ground: &Ground) -> Result<()> {
+    let resource = ApiResource::erase::<api::Drive>(&());
+    let drives: Api<DynamicObject> = Api::all_with(ground.client.clone(), &resource);
+    let name = format!("{:08x}-0000-8000-8000-00000000c0de", std::process::id());
+    let mut drive = DynamicObject::new(&name, &resource).data(json!({
+        "spec": {"node": "n", "device": {"name": "sda", "sizeBytes": 1, "fingerprint": {"identity": "i", "content": "c"}}},
+    }));
+    drive
+        .labels_mut()
+        .insert(LABEL.to_owned(), "drive".to_owned());
+    drives.create(&PostParams::default(), &drive).await?;
+    let said = a_drive_stays(&drives, &name).await;
+    drives.delete(&name, &DeleteParams::default()).await?;
+    said
+}
+
+async fn a_drive_stays(drives: &Api<DynamicObject>, name: &str) -> Result<()> {
+    let params = PatchParams::default();
+    let moves = [
+        json!({"node": "other"}),
+        json!({"device": {"name": "sdb"}}),
+        json!({"device": {"sizeBytes": 2}}),
+        json!({"device": {"fingerprint": {"identity": "other"}}}),
+        json!({"device": {"fingerprint": {"content": "other"}}}),
+    ];
+    for spec in &moves {
+        let patch = Patch::Merge(json!({ "spec": spec }));
+        let status = refused(drives.patch(name, &params, &patch).await, 422, "Invalid")?;
+        ensure!(
+            status.message.contains("change only by accept"),
+            "{spec}: {}",
+            status.message
+        );
+    }
+    let lost = Patch::Merge(json!({"status": {"phase": "Lost"}}));
+    drives.patch_status(name, &params, &lost).await?;
+    for spec in moves {
+        let patch = Patch::Merge(json!({ "spec": spec }));
+        drives.patch(name, &params, &patch).await?;
+    }
     Ok(())
 }
 

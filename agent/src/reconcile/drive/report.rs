@@ -6,11 +6,13 @@ use api::{Drive, DrivePhase, Reason};
 
 use tokio::time::Instant;
 
+use crate::allocation::{self, Figures};
 use crate::apply::{Apply, Refusal};
 use crate::metrics::OfDrive;
 use crate::objects::{self, WriteError};
 use crate::observe::{Content, Observed};
 use crate::plan::{Action, Standing};
+use crate::records::Said;
 use crate::standing;
 
 use super::vitals::Vitals;
@@ -87,8 +89,11 @@ impl Task {
         if let Some(device) = mounted.chain(&seen.bearers).next() {
             status.device = Some(standing::device(device));
         }
-        match self.capacity(drive, seen).await {
-            Some(Ok(capacity)) => standing::set_capacity(&mut status, capacity),
+        match self.usage(drive, seen).await {
+            Some(Ok((capacity, unowned_bytes))) => {
+                standing::set_capacity(&mut status, capacity);
+                self.tell_allocation(&mut status, capacity, unowned_bytes);
+            }
             Some(Err(refusal)) => {
                 tracing::warn!(drive = self.id, reason = %refusal.reason, message = refusal.message, "A drive's use could not be read");
             }
@@ -108,14 +113,42 @@ impl Task {
         self.report(status).await;
     }
 
-    async fn capacity(
+    /// Says whether what was promised of it can be kept.
+    fn tell_allocation(
+        &self,
+        status: &mut DriveStatus,
+        capacity: DriveCapacity,
+        unowned_bytes: Option<u64>,
+    ) {
+        let figures = Figures {
+            device_bytes: capacity.total_bytes,
+            allocatable_bytes: capacity.allocatable_bytes,
+            promised_bytes: self.ctx.volumes.promised_bytes(&self.id),
+            unowned_bytes,
+        };
+        let now = (self.ctx.clock)();
+        for (condition, holds) in allocation::tell(&mut status.conditions, &figures, now) {
+            tracing::warn!(
+                drive = self.id,
+                ?condition,
+                holds,
+                ?figures,
+                "A drive's condition turned"
+            );
+        }
+    }
+
+    /// Its bytes, and those of no project where the kernel counts. Its record is brought up to date on the way: what a
+    /// person says of it now is on it before the API could lose it.
+    async fn usage(
         &self,
         drive: &Drive,
         seen: &Observed,
-    ) -> Option<Result<DriveCapacity, Refusal>> {
+    ) -> Option<Result<(DriveCapacity, Option<u64>), Refusal>> {
         let Content::Recorded(record) = seen.mounted.as_ref()?.content.clone() else {
             return None;
         };
+        let mounted = self.ctx.registry.get(&self.id).ok()?;
         let (ctx, drive) = (self.ctx.clone(), drive.clone());
         let read = move || {
             let apply = Apply {
@@ -124,7 +157,16 @@ impl Task {
                 drive: &drive,
                 now: (ctx.clock)(),
             };
-            apply.capacity(&record)
+            let written = apply.remember(&record)?;
+            if written {
+                ctx.registry.hear(&mounted.id, Said::of(&drive));
+            }
+            let unowned = mounted
+                .quota_enforced
+                .then(|| ctx.host.quota(&mounted.root, 0).ok())
+                .flatten();
+            let capacity = apply.capacity(&record)?;
+            Ok((capacity, unowned.map(|usage| usage.used_bytes)))
         };
         self.worker.call(read).await.ok()
     }
