@@ -174,7 +174,7 @@ reasons! {
     StoreNewer: "the store was written by a newer version", "use that version or later";
     StoreDamaged: "the store cannot be read", "move it away and adopt: the drives know themselves";
     StoreLocked: "another controller uses the same directory", "stop that one first";
-    NotRoot: "root is needed", "sudo";
+    NotRoot: "root is needed", "run it as root (sudo)";
     Internal: "a fault of RingPV itself", "report it with the log";
 }
 
