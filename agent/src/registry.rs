@@ -4,7 +4,7 @@
 //! every path on it goes through the guarded root: `<mount>/.drive-<id>`, a link to `.` that exists on that drive
 //! alone. Where the mount is missing, or is another drive, the path does not exist, so nothing lands elsewhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -110,6 +110,8 @@ impl MountedDrive {
 #[derive(Clone, Default)]
 pub struct Registry {
     drives: Arc<RwLock<BTreeMap<Arc<str>, MountedDrive>>>,
+    /// Drives that a person suspended, mounted or not.
+    suspended: Arc<RwLock<BTreeSet<String>>>,
     /// Counts changes, so that others can wait for one.
     changes: Arc<watch::Sender<u64>>,
 }
@@ -144,6 +146,29 @@ impl Registry {
         if drives.remove(id).is_some() {
             self.changes.send_modify(|n| *n = n.wrapping_add(1));
         }
+    }
+
+    /// Notes whether a person suspended the drive. Only the drive's own reconciler calls this.
+    pub fn suspend(&self, id: &str, suspended: bool) {
+        let mut ids = self
+            .suspended
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        if suspended {
+            ids.insert(id.to_owned());
+        } else {
+            ids.remove(id);
+        }
+    }
+
+    /// Whether a person suspended the drive, and with it all volumes on it.
+    #[must_use]
+    pub fn is_suspended(&self, id: &str) -> bool {
+        let ids = self
+            .suspended
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        ids.contains(id)
     }
 
     /// A receiver that is woken by each change.

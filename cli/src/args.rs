@@ -11,7 +11,7 @@ use crate::{
     accept, adopt, bench, clean, confirm, cordon, demo, discover, explain, health, info, init,
     label, list,
 };
-use crate::{remove, tier, volumes};
+use crate::{remove, suspend, tier, volumes};
 
 const EXAMPLES: &str = "\
 From bare devices to a mounted volume:
@@ -100,6 +100,12 @@ pub(crate) enum Verb {
     Cordon(cordon::CordonArgs),
     /// Place new volumes on drives again
     Uncordon(cordon::CordonArgs),
+    /// Let pods that come use drives or volumes no more, for the time being
+    #[command(subcommand)]
+    Suspend(suspend::SuspendVerb),
+    /// Let pods use drives or volumes again
+    #[command(subcommand)]
+    Resume(suspend::SuspendVerb),
     /// Measure drives
     Bench(bench::BenchArgs),
     /// Show how fast and how well a drive is

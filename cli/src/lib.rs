@@ -40,6 +40,7 @@ mod screen;
 mod select;
 mod session;
 mod socket;
+mod suspend;
 #[cfg(test)]
 mod testing;
 mod tier;
@@ -114,6 +115,8 @@ async fn dispatch(session: &mut Session, verb: &Verb) -> Result<(), Stop> {
         Verb::Label(verb) => label::run(session, verb).await,
         Verb::Cordon(args) => cordon::run(session, args, true).await,
         Verb::Uncordon(args) => cordon::run(session, args, false).await,
+        Verb::Suspend(verb) => suspend::run(session, verb, true).await,
+        Verb::Resume(verb) => suspend::run(session, verb, false).await,
         Verb::Bench(args) => bench::run(session, args).await,
         Verb::Health(args) => health::run(session, args).await,
         Verb::Explain(args) => explain::run(session, args).await,
