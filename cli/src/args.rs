@@ -116,10 +116,17 @@ pub(crate) enum Verb {
     Remove(remove::RemoveArgs),
     /// Destroy volumes that nobody uses any more, by name
     Clean(clean::CleanArgs),
-    /// Print a completion script for a shell
+    /// Print a completion script for a shell, or for kubectl
     Completion {
         /// The shell
         shell: Shell,
+    },
+    /// What kubectl asks through the script that `completion kubectl` prints
+    #[command(name = "__complete", hide = true, disable_help_flag = true)]
+    Complete {
+        /// The words typed, the last as far as it is there
+        #[arg(last = true, allow_hyphen_values = true)]
+        words: Vec<String>,
     },
     /// Print the version
     Version,
@@ -136,6 +143,8 @@ pub(crate) enum Shell {
     Zsh,
     /// Friendly interactive.
     Fish,
+    /// kubectl's own completion, whatever the shell: what is to be kubectl_complete-ringpv.
+    Kubectl,
 }
 
 /// Of every verb that changes something.
