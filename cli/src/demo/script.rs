@@ -455,7 +455,7 @@ impl Play<'_> {
 }
 
 /// The median of a drive's reads, in nanoseconds; one that was never measured comes last.
-fn p50(drive: &Drive) -> u64 {
+pub(super) fn p50(drive: &Drive) -> u64 {
     let latency = drive.status.as_ref().and_then(|s| s.latency.as_ref());
     latency
         .and_then(|l| l.read.as_ref())
