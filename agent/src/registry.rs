@@ -116,6 +116,8 @@ pub struct Registry {
     attaching: Arc<Mutex<BTreeSet<String>>>,
     /// What a person said of each drive that was mounted since the start, as its record has it.
     said: Arc<Mutex<BTreeMap<String, Said>>>,
+    /// Drives that a person suspended, mounted or not.
+    suspended: Arc<RwLock<BTreeSet<String>>>,
     /// Counts changes, so that others can wait for one.
     changes: Arc<watch::Sender<u64>>,
 }
@@ -210,6 +212,29 @@ impl Registry {
     pub fn said(&self) -> BTreeMap<String, Said> {
         let all = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         all.clone()
+    }
+
+    /// Notes whether a person suspended the drive. Only the drive's own reconciler calls this.
+    pub fn suspend(&self, id: &str, suspended: bool) {
+        let mut ids = self
+            .suspended
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        if suspended {
+            ids.insert(id.to_owned());
+        } else {
+            ids.remove(id);
+        }
+    }
+
+    /// Whether a person suspended the drive, and with it all volumes on it.
+    #[must_use]
+    pub fn is_suspended(&self, id: &str) -> bool {
+        let ids = self
+            .suspended
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        ids.contains(id)
     }
 
     /// A receiver that is woken by each change, and by the end of each mount of the start.

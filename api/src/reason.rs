@@ -76,7 +76,7 @@ reasons! {
     GateFailed: "the drive did not pass its gate benchmark", "use another drive, or ease the gate in drives.yaml";
     EraseFailed: "erasing the device failed", "look at the kernel log; it goes on by itself once the device answers";
     VerifyFailed: "what was read back after erasing is not zero", "the device does not do what it is told: replace it";
-    MkfsMissing: "mkfs.xfs was not found", "install the package xfsprogs on the node (or use the agent's image)";
+    MkfsMissing: "mkfs.xfs was not found", "install the package xfsprogs on the node; it is tried again by itself";
     FormatFailed: "mkfs.xfs failed", "the message says why";
     MountFailed: "the file system could not be mounted", "the message says why; xfs_repair mends a damaged one";
     IdMismatch: "the file system's id is not the drive's", "kubectl ringpv discover shows what the device carries";
@@ -93,7 +93,7 @@ reasons! {
     DriveReadOnly: "the file system turned read-only", "look at the kernel log; unmount and xfs_repair it, then restart the agent";
     FilesystemShutdown: "XFS shut the file system down", "look at the kernel log; unmount and xfs_repair it, then restart the agent";
     IoErrors: "reads or writes fail", "look at the kernel log; replace the drive if it goes on";
-    Suspended: "suspended by a person", "kubectl ringpv resume";
+    Suspended: "suspended by a person", "kubectl ringpv resume drives DRIVE, or resume volumes VOLUME";
     Cordoned: "cordoned by a person: no new volumes", "kubectl ringpv uncordon";
     QuotaSupported: "the kernel enforces project quota", "";
     QuotaUnsupported: "this kernel has no XFS project quota, so a volume's size is not enforced", "a kernel with CONFIG_XFS_QUOTA; or a class with capacity-enforcement: best-effort";
@@ -103,7 +103,7 @@ reasons! {
     // ---- I/O backends ----
     UringUsed: "io_uring works", "";
     UringDisabled: "the sysctl kernel.io_uring_disabled forbids io_uring; threads are used", "sysctl kernel.io_uring_disabled=0";
-    UringRefused: "io_uring_setup was refused (a seccomp profile); threads are used", "run the agent privileged or with deploy/seccomp/agent.json";
+    UringRefused: "io_uring_setup was refused (a seccomp profile); threads are used", "let the agent's seccomp profile allow io_uring_setup, io_uring_enter and io_uring_register, or run the agent without one (privileged)";
     UringUnsupported: "the kernel has no io_uring; threads are used", "a kernel of 5.15 or later";
     ThreadsChosen: "threads were asked for", "";
 
@@ -158,7 +158,7 @@ reasons! {
     BenchmarkRefused: "the measurement was refused", "the message says why";
 
     // ---- the command line ----
-    NothingMatched: "nothing matches", "kubectl ringpv list shows what there is";
+    NothingMatched: "nothing matches", "kubectl ringpv list drives, or volumes, nodes, benchmarks, shows what there is";
     AmbiguousName: "more than one matches", "give more of its name";
     NotConfirmed: "not confirmed; nothing was changed", "repeat it with the word that it asks for, or give that to --yes";
     AlreadyInitialized: "the device is a drive already, or is being made one", "kubectl ringpv list drives";
@@ -175,7 +175,7 @@ reasons! {
     StoreNewer: "the store was written by a newer version", "use that version or later";
     StoreDamaged: "the store cannot be read", "move it away and adopt: the drives know themselves";
     StoreLocked: "another controller uses the same directory", "stop that one first";
-    NotRoot: "root is needed", "sudo";
+    NotRoot: "root is needed", "run it as root (sudo)";
     Internal: "a fault of RingPV itself", "report it with the log";
 }
 

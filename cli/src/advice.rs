@@ -232,7 +232,9 @@ pub(crate) enum Hint {
     BestEffort { volume: String },
     /// A volume is there, but not mounted.
     MountNext { volume: String },
-    /// There is room, but not where it was asked for.
+    /// Drives or volumes are suspended from now on.
+    Suspended { what: &'static str },
+    /// There is nothing to list.
     ListIsEmpty {
         what: &'static str,
         command: &'static str,
@@ -286,6 +288,10 @@ impl fmt::Display for Hint {
             Self::MountNext { volume } => {
                 write!(f, "mount it: kubectl ringpv volumes mount {volume} PATH")
             }
+            Self::Suspended { what } => write!(
+                f,
+                "what is mounted stays until its pod goes; pods that come get an empty, read-only stand-in; kubectl ringpv resume {what} ends that"
+            ),
             Self::ListIsEmpty { what, command } => write!(f, "there are no {what}; {command}"),
         }
     }

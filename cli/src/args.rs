@@ -11,7 +11,7 @@ use crate::{
     accept, adopt, bench, clean, confirm, cordon, demo, discover, explain, health, info, init,
     label, list,
 };
-use crate::{remove, tier, volumes};
+use crate::{remove, suspend, tier, volumes};
 
 const EXAMPLES: &str = "\
 From bare devices to a mounted volume:
@@ -100,6 +100,12 @@ pub(crate) enum Verb {
     Cordon(cordon::CordonArgs),
     /// Place new volumes on drives again
     Uncordon(cordon::CordonArgs),
+    /// Let pods that come use drives or volumes no more, for the time being
+    #[command(subcommand)]
+    Suspend(suspend::SuspendVerb),
+    /// Let pods use drives or volumes again
+    #[command(subcommand)]
+    Resume(suspend::SuspendVerb),
     /// Measure drives
     Bench(bench::BenchArgs),
     /// Show how fast and how well a drive is
@@ -110,10 +116,17 @@ pub(crate) enum Verb {
     Remove(remove::RemoveArgs),
     /// Destroy volumes that nobody uses any more, by name
     Clean(clean::CleanArgs),
-    /// Print a completion script for a shell
+    /// Print a completion script for a shell, or for kubectl
     Completion {
         /// The shell
         shell: Shell,
+    },
+    /// What kubectl asks through the script that `completion kubectl` prints
+    #[command(name = "__complete", hide = true, disable_help_flag = true)]
+    Complete {
+        /// The words typed, the last as far as it is there
+        #[arg(last = true, allow_hyphen_values = true)]
+        words: Vec<String>,
     },
     /// Print the version
     Version,
@@ -130,6 +143,8 @@ pub(crate) enum Shell {
     Zsh,
     /// Friendly interactive.
     Fish,
+    /// kubectl's own completion, whatever the shell: what is to be kubectl_complete-ringpv.
+    Kubectl,
 }
 
 /// Of every verb that changes something.

@@ -22,6 +22,7 @@ use crate::init::wait;
 use crate::progress::{Board, End, follow};
 use crate::select::{DriveArgs, drive_label, short};
 use crate::session::Session;
+use crate::view::{self, Shaped};
 
 /// Flags of `bench`.
 #[derive(Debug, Args)]
@@ -37,6 +38,8 @@ pub(crate) struct BenchArgs {
     dry_run: DryRun,
     #[command(flatten)]
     wait: Wait,
+    #[command(flatten)]
+    output: Shaped,
 }
 
 /// A workload of one's own.
@@ -131,33 +134,55 @@ pub(crate) async fn run(session: &mut Session, args: &BenchArgs) -> Result<(), S
         return Err(Stop::Refused(refusals));
     }
     if args.dry_run.dry_run {
-        for drive in &drives {
-            session
-                .screen
-                .line(format!("{} would be measured", drive_label(drive)))?;
-        }
-        return session.hint(&Hint::DryRun);
+        return would(session, &drives, args, workload.as_ref());
     }
     let api = session.api::<Benchmark>().await?;
-    let mut started = Vec::new();
+    let (mut started, mut asked_for) = (Vec::new(), BTreeMap::new());
     for drive in &drives {
         let made = api
             .create(&post(), &object(drive, args.profile, workload.clone()))
             .await?;
         started.push((made.name_any(), wait::label(drive)));
+        asked_for.insert(made.name_any(), made);
     }
     if args.wait.no_wait {
-        for (name, label) in &started {
+        for (name, label) in started.iter().filter(|_| args.output.is_table()) {
             session
                 .screen
                 .line(format!("benchmark {name} of {label} asked for"))?;
         }
+        args.output
+            .print(&mut session.screen, &view::list(asked_for.values())?)?;
         return session.hint(&Hint::GoesOn {
             command: "kubectl ringpv list benchmarks".to_owned(),
         });
     }
     let (end, done) = watch(session, &started, args).await?;
-    conclude(session, &drives, &started, &done, end)
+    asked_for.extend(done);
+    args.output
+        .print(&mut session.screen, &view::list(asked_for.values())?)?;
+    let drives = drives.iter().zip(&started);
+    conclude(session, drives, &asked_for, end, args.output)
+}
+
+/// What would be measured.
+fn would(
+    session: &mut Session,
+    drives: &[Drive],
+    args: &BenchArgs,
+    workload: Option<&Workload>,
+) -> Result<(), Stop> {
+    let objects = drives
+        .iter()
+        .map(|drive| object(drive, args.profile, workload.cloned()));
+    args.output
+        .print(&mut session.screen, &view::list(objects)?)?;
+    for drive in drives.iter().filter(|_| args.output.is_table()) {
+        session
+            .screen
+            .line(format!("{} would be measured", drive_label(drive)))?;
+    }
+    session.hint(&Hint::DryRun)
 }
 
 fn post() -> PostParams {
@@ -240,20 +265,22 @@ async fn watch(
     Ok((end?, last))
 }
 
-fn conclude(
+/// Tells what came of it, in words only where nothing else was asked for.
+fn conclude<'a>(
     session: &mut Session,
-    drives: &[Drive],
-    started: &[(String, String)],
+    drives: impl Iterator<Item = (&'a Drive, &'a (String, String))>,
     done: &BTreeMap<String, Benchmark>,
     end: End,
+    output: Shaped,
 ) -> Result<(), Stop> {
     let mut failures = Vec::new();
-    for (drive, (name, label)) in drives.iter().zip(started) {
+    for (drive, (name, label)) in drives {
         let status = done
             .get(name)
             .and_then(|b| b.status.clone())
             .unwrap_or_default();
         match status.phase {
+            BenchmarkPhase::Done if !output.is_table() => {}
             BenchmarkPhase::Done => report::print(&mut session.screen, drive, &status)?,
             BenchmarkPhase::Failed => failures.push(
                 Refusal::new(status.reason.unwrap_or(Reason::BenchmarkFailed), label)

@@ -4,6 +4,7 @@
 //! and only that: devices by their backing files, processes by id and start time, mounts by their place under the
 //! demo's own directory.
 
+mod interrupt;
 mod script;
 mod slow;
 mod stage;
@@ -18,6 +19,7 @@ use clap::Args;
 use crate::advice::{Refusal, Stop};
 use crate::screen::Tone;
 use crate::session::Session;
+use interrupt::Interrupt;
 use stage::Stage;
 
 /// Flags of `demo`.
@@ -50,7 +52,8 @@ const PROGRAMS: [(&str, &str); 6] = [
 const PLAN: &str = "\
 The demo makes six files of 2 to 8 GiB (sparse: some 100 MiB are really used), two of them in memory, and loop devices
 on them; starts ringpv-controller --embedded and ringpv-agent --devices <those six>; finds, formats and measures the
-drives; places, mounts, fills, grows and deletes volumes; makes one drive slow; removes everything again.";
+drives; places, mounts, fills, grows and deletes volumes; makes one drive slow; removes everything again. No other
+device is touched.";
 
 /// Runs `demo`.
 pub(crate) async fn run(session: &mut Session, args: &DemoArgs) -> Result<(), Stop> {
@@ -60,29 +63,44 @@ pub(crate) async fn run(session: &mut Session, args: &DemoArgs) -> Result<(), St
         return Ok(session.screen.line(place)?);
     }
     possible().await?;
+    // Before the first thing is made, so that there is no moment at which a signal leaves something behind.
+    let mut interrupt = Interrupt::listen()?;
     if args.stop {
         let stage = Stage::left_behind(&dir)?;
         return finish(session, stage).await;
     }
     let mut stage = Stage::new(dir)?;
     let result = tokio::select! {
-        result = script::play(session, &mut stage, args.keep) => result,
-        () = interrupted() => Err(Stop::Failed(anyhow::anyhow!("interrupted; cleaning up"))),
+        biased;
+        () = interrupt.came() => None,
+        result = script::play(session, &mut stage, args.keep) => Some(result),
     };
     match result {
-        Ok(()) if args.keep => Ok(script::how_to_talk(session, &stage)?),
-        Ok(()) => finish(session, stage).await,
-        Err(stop) => {
-            session.screen.note("")?;
-            for line in stop.lines() {
-                let line = session.screen.paint(Tone::Bad, &line);
-                session.screen.note(line)?;
-            }
-            stage.show_logs(session)?;
+        Some(Ok(())) if args.keep => Ok(script::how_to_talk(session, &stage)?),
+        Some(Ok(())) => finish(session, stage).await,
+        // Ctrl-C reaches the programs that the demo started, too: that they fail then is no failure of theirs.
+        Some(Err(stop)) if !interrupt.came_just_now().await => {
+            failed(session, &stage, &stop);
             finish(session, stage).await?;
             Err(stop)
         }
+        None | Some(Err(_)) => {
+            // The reader of a pipe may be gone; what was started is taken away all the same.
+            drop(session.screen.note("\ninterrupted: taking everything away"));
+            finish(session, stage).await?;
+            Err(Stop::Failed(anyhow::anyhow!("the demo was interrupted")))
+        }
     }
+}
+
+/// Says what went wrong, and what the processes said last. Nobody may be there to read it any more.
+fn failed(session: &mut Session, stage: &Stage, stop: &Stop) {
+    drop(session.screen.note(""));
+    for line in stop.lines() {
+        let line = session.screen.paint(Tone::Bad, &line);
+        drop(session.screen.note(line));
+    }
+    drop(stage.show_logs(session));
 }
 
 /// Whether this machine can: Linux, root, the programs.
@@ -122,35 +140,11 @@ async fn possible() -> Result<(), Stop> {
     Err(Stop::Refused(refusals.collect()))
 }
 
-/// Ctrl-C, or a polite kill.
-async fn interrupted() {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        if let (Ok(mut term), Ok(mut hangup)) = (
-            signal(SignalKind::terminate()),
-            signal(SignalKind::hangup()),
-        ) {
-            tokio::select! {
-                _ = term.recv() => return,
-                _ = hangup.recv() => return,
-                _ = tokio::signal::ctrl_c() => return,
-            }
-        }
-    }
-    // An error here only means that there is no such signal to wait for.
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
-    }
-}
-
-/// Takes everything away and looks whether it is gone. A second Ctrl-C does not stop this.
+/// Takes everything away and looks whether it is gone. A second Ctrl-C does not stop this, for the first was listened
+/// for.
 async fn finish(session: &mut Session, stage: Stage) -> Result<(), Stop> {
-    session.screen.note("")?;
-    let guard = tokio::spawn(async { while tokio::signal::ctrl_c().await.is_ok() {} });
-    let left = stage.take_away().await;
-    guard.abort();
-    let left = left?;
+    drop(session.screen.note(""));
+    let left = stage.take_away().await?;
     if left.is_empty() {
         let line = session.screen.paint(
             Tone::Good,

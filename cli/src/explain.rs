@@ -10,6 +10,7 @@ use api::volume::{Placement, Scored};
 use api::{Bytes, Drive, Reason, Volume};
 use clap::Args;
 use kube::ResourceExt as _;
+use serde_json::{Value, json};
 
 use crate::advice::{Refusal, Stop};
 use crate::args::size;
@@ -18,7 +19,7 @@ use crate::screen::Tone;
 use crate::select::{by_names, device_name, drive_label, nothing, short};
 use crate::session::{Inventory, Session};
 use crate::socket;
-use crate::view::{self, Cell, Column, age, column, seconds_between};
+use crate::view::{self, Cell, Column, Shaped, age, column, seconds_between};
 
 /// Flags of `explain`.
 #[derive(Debug, Args)]
@@ -39,6 +40,8 @@ pub(crate) struct ExplainArgs {
     /// What if: on one of these nodes
     #[arg(long, value_name = "NODE", requires = "size", value_delimiter = ',')]
     node: Vec<String>,
+    #[command(flatten)]
+    output: Shaped,
 }
 
 struct ScoreRow {
@@ -77,10 +80,11 @@ fn count(number: u32) -> Cell {
 pub(crate) async fn run(session: &mut Session, args: &ExplainArgs) -> Result<(), Stop> {
     let inventory = session.inventory().await?;
     match (&args.volume, args.size) {
-        (Some(name), _) => kept(session, name, &inventory),
+        (Some(name), _) => kept(session, name, &inventory, args.output),
         (None, Some(size)) => {
             let parameters = class::parameters(args.class.as_deref())?;
-            what_if(session, size, parameters, &args.node, &inventory).await
+            let shape = args.output;
+            what_if(session, size, parameters, &args.node, &inventory, shape).await
         }
         (None, None) => Err(Stop::Usage(
             "explain a VOLUME, or what if: --size".to_owned(),
@@ -89,7 +93,12 @@ pub(crate) async fn run(session: &mut Session, args: &ExplainArgs) -> Result<(),
 }
 
 /// Why a volume is where it is.
-fn kept(session: &mut Session, name: &str, inventory: &Inventory) -> Result<(), Stop> {
+fn kept(
+    session: &mut Session,
+    name: &str,
+    inventory: &Inventory,
+    output: Shaped,
+) -> Result<(), Stop> {
     let names = by_names(
         &[name.to_owned()],
         inventory.volumes.iter().map(|v| v.name_any()),
@@ -126,6 +135,15 @@ fn kept(session: &mut Session, name: &str, inventory: &Inventory) -> Result<(), 
                 .next(""),
         ));
     };
+    if !output.is_table() {
+        let told = json!({
+            "volume": volume.name_any(),
+            "capacityBytes": spec.capacity_bytes,
+            "parameters": spec.parameters,
+            "placement": placement,
+        });
+        return output.print(&mut session.screen, &told);
+    }
     let since = age(seconds_between(placement.at, session.now()));
     let name = session.screen.paint(Tone::Bold, &volume.name_any());
     session.screen.line(format!(
@@ -191,6 +209,7 @@ pub(crate) async fn what_if(
     parameters: BTreeMap<String, String>,
     nodes: &[String],
     inventory: &Inventory,
+    output: Shaped,
 ) -> Result<(), Stop> {
     let request = ExplainRequest {
         required_bytes: size.0,
@@ -200,7 +219,12 @@ pub(crate) async fn what_if(
     let asked = request.parameters.clone();
     let mut client = socket::placement(session).await?;
     let ExplainResponse { answer, refused } = client.explain(request).await?.into_inner();
+    if !output.is_table() {
+        let told = would_be(size, &asked, answer.as_ref(), &refused)?;
+        output.print(&mut session.screen, &told)?;
+    }
     match answer {
+        Some(Answer::PlacementJson(_)) if !output.is_table() => Ok(()),
         Some(Answer::PlacementJson(text)) => {
             let placement: Placement = serde_json::from_str(&text)?;
             let chosen = inventory
@@ -217,7 +241,9 @@ pub(crate) async fn what_if(
             one_by_one(session, &refused, inventory)
         }
         Some(Answer::NoFit(no_fit)) => {
-            one_by_one(session, &refused, inventory)?;
+            if output.is_table() {
+                one_by_one(session, &refused, inventory)?;
+            }
             Err(Stop::refused(
                 Refusal::new(Reason::NoFit, size.to_string())
                     .detail(no_fit.message)
@@ -228,6 +254,29 @@ pub(crate) async fn what_if(
             "the controller answered nothing; is it of another version?"
         ))),
     }
+}
+
+/// What would be, for programs; in place of a placement nothing, where no drive can hold it.
+fn would_be(
+    size: Bytes,
+    parameters: &BTreeMap<String, String>,
+    answer: Option<&Answer>,
+    refused: &[RefusedDrive],
+) -> Result<Value, Stop> {
+    let placement: Option<Placement> = match answer {
+        Some(Answer::PlacementJson(text)) => Some(serde_json::from_str(text)?),
+        Some(Answer::NoFit(_)) | None => None,
+    };
+    let refused: Vec<_> = refused
+        .iter()
+        .map(|one| json!({"drive": one.drive, "node": one.node, "reason": one.reason}))
+        .collect();
+    Ok(json!({
+        "capacityBytes": size.0,
+        "parameters": parameters,
+        "placement": placement,
+        "refused": refused,
+    }))
 }
 
 fn one_by_one(

@@ -13,19 +13,25 @@ use crate::list::drives::{DriveRow, rows};
 use crate::screen::Tone;
 use crate::select::{DriveArgs, drive_label, short};
 use crate::session::Session;
-use crate::view::{age, counted, seconds_between};
+use crate::view::{self, Shaped, age, counted, seconds_between};
 
 /// Flags of `health`.
 #[derive(Debug, Args)]
 pub(crate) struct HealthArgs {
     #[command(flatten)]
     drives: DriveArgs,
+    #[command(flatten)]
+    output: Shaped,
 }
 
 /// Runs `health`.
 pub(crate) async fn run(session: &mut Session, args: &HealthArgs) -> Result<(), Stop> {
     let inventory = session.inventory().await?;
     let drives = args.drives.pick(&inventory.drives)?;
+    if !args.output.is_table() {
+        let list = view::list(&drives)?;
+        return args.output.print(&mut session.screen, &list);
+    }
     for row in rows(drives, &inventory.volumes, session.now()) {
         page(session, &row)?;
     }

@@ -23,6 +23,7 @@ mod change;
 mod chart;
 mod class;
 mod clean;
+mod complete;
 mod confirm;
 mod cordon;
 mod demo;
@@ -40,6 +41,7 @@ mod screen;
 mod select;
 mod session;
 mod socket;
+mod suspend;
 #[cfg(test)]
 mod testing;
 mod tier;
@@ -114,12 +116,20 @@ async fn dispatch(session: &mut Session, verb: &Verb) -> Result<(), Stop> {
         Verb::Label(verb) => label::run(session, verb).await,
         Verb::Cordon(args) => cordon::run(session, args, true).await,
         Verb::Uncordon(args) => cordon::run(session, args, false).await,
+        Verb::Suspend(verb) => suspend::run(session, verb, true).await,
+        Verb::Resume(verb) => suspend::run(session, verb, false).await,
         Verb::Bench(args) => bench::run(session, args).await,
         Verb::Health(args) => health::run(session, args).await,
         Verb::Explain(args) => explain::run(session, args).await,
         Verb::Remove(args) => remove::run(session, args).await,
         Verb::Clean(args) => clean::run(session, args).await,
         Verb::Completion { shell } => completion(session, *shell),
+        Verb::Complete { words } => {
+            for line in complete::lines(Cli::command(), words) {
+                session.screen.line(line)?;
+            }
+            Ok(())
+        }
         Verb::Version => {
             let line = format!("kubectl-ringpv {}", env!("CARGO_PKG_VERSION"));
             Ok(session.screen.line(line)?)
@@ -138,6 +148,7 @@ fn completion(session: &mut Session, shell: Shell) -> Result<(), Stop> {
         Shell::Bash => generate(Bash, &mut command, name, &mut script),
         Shell::Zsh => generate(Zsh, &mut command, name, &mut script),
         Shell::Fish => generate(Fish, &mut command, name, &mut script),
+        Shell::Kubectl => return Ok(session.screen.line(complete::SCRIPT)?),
     }
     Ok(session
         .screen

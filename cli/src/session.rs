@@ -119,9 +119,8 @@ fn kubeconfig(global: &Global) -> Result<Kubeconfig, Stop> {
     if let Some(path) = &global.kubeconfig {
         return read_kubeconfig(path);
     }
-    if let Some(found) =
-        Kubeconfig::from_env().context("KUBECONFIG names a file that cannot be read")?
-    {
+    let found = Kubeconfig::from_env().context("KUBECONFIG names a file that cannot be read");
+    if let Some(found) = found.map_err(|e| unreadable("KUBECONFIG", e))? {
         return Ok(found);
     }
     let home = std::env::home_dir().map(|h| h.join(".kube/config"));
@@ -131,10 +130,9 @@ fn kubeconfig(global: &Global) -> Result<Kubeconfig, Stop> {
             Ok(true) => return read_kubeconfig(&path),
             Ok(false) => {}
             Err(error) => {
-                return Err(Stop::Failed(
-                    anyhow::Error::from(error)
-                        .context(format!("cannot look at {}; as root?", path.display())),
-                ));
+                let shown = path.display().to_string();
+                let error = anyhow::Error::from(error).context(format!("cannot look at {shown}"));
+                return Err(unreadable(&shown, error));
             }
         }
     }
@@ -144,8 +142,26 @@ fn kubeconfig(global: &Global) -> Result<Kubeconfig, Stop> {
 }
 
 fn read_kubeconfig(path: &Path) -> Result<Kubeconfig, Stop> {
-    Ok(Kubeconfig::read_from(path)
-        .with_context(|| format!("cannot use the kubeconfig {}; as root?", path.display()))?)
+    let shown = path.display().to_string();
+    let read = Kubeconfig::read_from(path);
+    let read = read.with_context(|| format!("cannot use the kubeconfig {shown}"));
+    read.map_err(|error| unreadable(&shown, error))
+}
+
+/// A kubeconfig, or what it names, that cannot be read: refused where only the permission lacks.
+fn unreadable(what: &str, error: anyhow::Error) -> Stop {
+    let denied = |cause: &(dyn std::error::Error + 'static)| {
+        let io = cause.downcast_ref::<std::io::Error>();
+        io.is_some_and(|e| e.kind() == std::io::ErrorKind::PermissionDenied)
+    };
+    if !error.chain().any(denied) {
+        return Stop::Failed(error);
+    }
+    Stop::refused(
+        Refusal::new(Reason::NotRoot, what)
+            .detail("you may not read it; the embedded controller's is for root alone")
+            .next("run it as root (sudo), or name a kubeconfig of your own with --kubeconfig"),
+    )
 }
 
 async fn connect(global: &Global) -> Result<Client, Stop> {
@@ -153,9 +169,9 @@ async fn connect(global: &Global) -> Result<Client, Stop> {
         context: global.context.clone(),
         ..KubeConfigOptions::default()
     };
-    let mut config = Config::from_custom_kubeconfig(kubeconfig(global)?, &options)
-        .await
-        .context("the kubeconfig cannot be used")?;
+    let config = Config::from_custom_kubeconfig(kubeconfig(global)?, &options).await;
+    let config = config.context("the kubeconfig cannot be used");
+    let mut config = config.map_err(|e| unreadable("what the kubeconfig names", e))?;
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     Ok(Client::try_from(config).context("the kubeconfig cannot be used")?)
 }

@@ -3,6 +3,7 @@
 
 use api::{Bytes, Nanos};
 use jiff::Timestamp;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::advice::Stop;
@@ -44,6 +45,63 @@ pub(crate) struct Output {
     /// Sort by this column; with a minus before it, largest first
     #[arg(long, value_name = "COLUMN", allow_hyphen_values = true)]
     pub(crate) sort_by: Option<String>,
+}
+
+/// How a result that is no table is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Shape {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
+    /// For programs.
+    Yaml,
+}
+
+/// `-o` of a result that is no table.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub(crate) struct Shaped {
+    /// How to print: table, json or yaml
+    #[arg(
+        short,
+        long = "output",
+        value_enum,
+        default_value = "table",
+        value_name = "FORMAT",
+        hide_possible_values = true,
+        hide_default_value = true
+    )]
+    output: Shape,
+}
+
+impl Shaped {
+    /// Whether it is for people.
+    pub(crate) fn is_table(self) -> bool {
+        self.output == Shape::Table
+    }
+
+    /// Prints a value for programs; for people nothing, as they are told in words.
+    pub(crate) fn print(self, screen: &mut Screen, value: &Value) -> Result<(), Stop> {
+        match self.output {
+            Shape::Table => {}
+            Shape::Json => screen.line(serde_json::to_string_pretty(value)?)?,
+            Shape::Yaml => screen.line(yaml(value)?.trim_end())?,
+        }
+        Ok(())
+    }
+}
+
+/// Objects as one List, as kubectl prints them.
+pub(crate) fn list<K: Serialize>(
+    objects: impl IntoIterator<Item = K>,
+) -> Result<Value, serde_json::Error> {
+    let items = objects.into_iter().map(serde_json::to_value);
+    Ok(list_value(items.collect::<Result<_, _>>()?))
+}
+
+fn list_value(items: Vec<Value>) -> Value {
+    json!({"apiVersion": "v1", "kind": "List", "items": items})
 }
 
 /// One cell.
@@ -249,7 +307,7 @@ fn list_of<R: Row>(rows: &[R]) -> Result<Value, Stop> {
         .iter()
         .map(Row::object)
         .collect::<Result<Vec<_>, _>>()?;
-    Ok(json!({"apiVersion": "v1", "kind": "List", "items": items}))
+    Ok(list_value(items))
 }
 
 fn shown<R>(columns: &[Column<R>], all: bool) -> Vec<&Column<R>> {

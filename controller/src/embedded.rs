@@ -203,6 +203,15 @@ pub enum OpenError {
         #[source]
         source: std::io::Error,
     },
+    /// The process may not use the directory, or a file in it.
+    #[error("{}: {path}: the user who started the controller may not use it; start it as root (sudo), or give it a directory of that user's with --embedded DIR", Reason::NotRoot, path = path.display())]
+    NotRoot {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The cluster's id is no UUID.
     #[error("{path}: holds no UUID; it is the id that this cluster's drives bear: put it back from one of them (`kubectl ringpv discover` shows it), or remove the file to begin a new cluster", path = path.display())]
     ClusterId {
@@ -222,6 +231,18 @@ pub enum OpenError {
     /// A definition that this server cannot hold objects to.
     #[error("the definitions cannot be served: {0}")]
     Definitions(String),
+}
+
+impl OpenError {
+    /// A file or directory that cannot be used: as who we are, or at all.
+    fn unusable(path: &Path, source: std::io::Error) -> Self {
+        let path = path.to_owned();
+        if source.kind() == std::io::ErrorKind::PermissionDenied {
+            Self::NotRoot { path, source }
+        } else {
+            Self::Directory { path, source }
+        }
+    }
 }
 
 /// The embedded API, open.
@@ -275,11 +296,8 @@ impl Embedded {
             revision,
             &options,
         );
-        let store =
-            Store::on_disk(shared, disk, &options).map_err(|source| OpenError::Directory {
-                path: directory.to_owned(),
-                source,
-            })?;
+        let store = Store::on_disk(shared, disk, &options)
+            .map_err(|source| OpenError::unusable(directory, source))?;
         Ok(Self {
             service: Service::new(kinds, store, options),
             directory: Some(directory.to_owned()),

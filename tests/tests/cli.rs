@@ -554,7 +554,21 @@ async fn json_is_one_list() {
     assert_eq!(list["kind"], "List");
     assert_eq!(list["items"].as_array().unwrap().len(), 4);
     assert_eq!(list["items"][0]["kind"], "Drive");
+    let text = answer(&world, "kubectl ringpv health --all -o json").await;
+    let health: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(health, list, "the same objects");
     let yaml = answer(&world, "kubectl ringpv list volumes logs -o yaml").await;
     let list: Value = serde_yaml::from_str(&yaml).unwrap();
     assert_eq!(list["items"][0]["spec"]["capacityBytes"], 1_u64 << 40);
+    let yaml = answer(&world, "kubectl ringpv explain data-0 -o yaml").await;
+    let why: Value = serde_yaml::from_str(&yaml).unwrap();
+    assert_eq!(why["placement"]["chosen"]["total"], 910);
+    let agent = tokio::spawn(bench(world.client.clone()));
+    let text = answer(&world, "kubectl ringpv bench 000000a1 -o json").await;
+    agent.abort();
+    // Its progress is told beside the result.
+    let json = text.split_once("Done\n").map_or(&*text, |(_, json)| json);
+    let list: Value = serde_json::from_str(json).unwrap();
+    assert_eq!(list["items"][0]["kind"], "Benchmark");
+    assert_eq!(list["items"][0]["status"]["results"][0]["iops"], 9500);
 }

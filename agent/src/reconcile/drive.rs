@@ -63,6 +63,7 @@ pub(super) async fn follow(ctx: Context, id: String, objects: watch::Receiver<Op
     task.ctx.metrics.forget(&task.id);
     let (registry, id) = (task.ctx.registry.clone(), task.id.clone());
     drop(task);
+    registry.suspend(&id, false);
     registry.forget_worker(&id);
 }
 
@@ -111,6 +112,7 @@ impl Task {
     async fn turn(&mut self) -> Option<Duration> {
         let object = self.objects.borrow_and_update().clone()?;
         let snapshot = Arc::clone(&self.snapshots.borrow_and_update());
+        self.ctx.registry.suspend(&self.id, object.spec.suspended);
         if object.metadata.uid != self.uid {
             self.uid.clone_from(&object.metadata.uid);
             self.stored = object.status.clone().unwrap_or_default();

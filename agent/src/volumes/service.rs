@@ -289,7 +289,7 @@ impl Volumes {
         wanted: Wanted,
     ) -> Result<(Plan, Wanted), Refusal> {
         self.not_ending(subject)?;
-        let promise = subject.promise.clone();
+        let mut promise = subject.promise.clone();
         let volume = promise.record.volume.clone();
         let Some(drive) = &subject.drive else {
             return Err(Refusal::new(
@@ -297,6 +297,7 @@ impl Volumes {
                 "no drive was chosen for it yet",
             ));
         };
+        promise.suspended |= self.inner.registry.is_suspended(drive);
         let done = match self.inner.registry.get(drive) {
             Err(_) if promise.suspended => {
                 let host = Arc::clone(&self.inner.host);

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -46,6 +46,8 @@ struct Process {
 pub(super) struct Stage {
     dir: PathBuf,
     note: Note,
+    /// The process group of the command that is being run.
+    running: Option<u32>,
 }
 
 impl Stage {
@@ -80,6 +82,7 @@ impl Stage {
         let stage = Self {
             dir: real(&dir)?,
             note: Note::default(),
+            running: None,
         };
         stage.save()?;
         Ok(stage)
@@ -100,6 +103,7 @@ impl Stage {
         Ok(Self {
             dir: real(dir)?,
             note,
+            running: None,
         })
     }
 
@@ -168,6 +172,50 @@ impl Stage {
         Ok(id)
     }
 
+    /// Runs a command to its end, in a process group of its own: where the demo is interrupted meanwhile, the command
+    /// and all that it started are ended before anything is taken away, so that nothing is made behind its back.
+    pub(super) async fn run(&mut self, mut command: Command) -> std::io::Result<Output> {
+        command.stdin(Stdio::null());
+        #[cfg(unix)]
+        command.process_group(0);
+        let child = command.spawn()?;
+        self.running = child.id();
+        let output = child.wait_with_output().await;
+        self.running = None;
+        output
+    }
+
+    /// Runs a program and returns what it printed.
+    pub(super) async fn output(&mut self, program: &str, args: &[&str]) -> Result<String> {
+        let mut command = Command::new(program);
+        command
+            .args(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let output = self.run(command).await;
+        let output = output.with_context(|| format!("cannot run {program}"))?;
+        printed(program, args, &output)
+    }
+
+    /// Ends the command that was being run when the demo was interrupted.
+    async fn end_running(&mut self) -> Result<()> {
+        let Some(group) = self.running.take() else {
+            return Ok(());
+        };
+        for signal in ["-TERM", "-KILL"] {
+            // Its processes may have ended in this moment.
+            drop(output("kill", &[signal, "--", &format!("-{group}")]).await);
+            let tries = END_TIMEOUT.as_millis() / AGAIN.as_millis();
+            for _ in 0..tries {
+                if !group_runs(group) {
+                    return Ok(());
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+        bail!("it does not end")
+    }
+
     /// Notes a cgroup, and the file in which its parent had a controller switched on for it.
     pub(super) fn remember_cgroup(
         &mut self,
@@ -209,8 +257,11 @@ impl Stage {
     }
 
     /// Takes everything away; what is still there afterwards is named.
-    pub(super) async fn take_away(self) -> Result<Vec<String>> {
+    pub(super) async fn take_away(mut self) -> Result<Vec<String>> {
         let mut left = Vec::new();
+        if let Err(error) = self.end_running().await {
+            left.push(format!("the command that was being run: {error}"));
+        }
         // The agent first, as it uses what the controller serves.
         for process in self.note.processes.iter().rev() {
             if let Err(error) = end(process).await {
@@ -306,6 +357,20 @@ fn start_time(id: u32) -> Option<String> {
     fields.nth(18).map(str::to_owned)
 }
 
+/// Whether any process of a group runs.
+fn group_runs(group: u32) -> bool {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok())
+        .any(|stat| {
+            let mut fields = stat
+                .rsplit_once(')')
+                .map_or("", |(_, rest)| rest)
+                .split_ascii_whitespace();
+            fields.next() != Some("Z") && fields.nth(1) == Some(group.to_string().as_str())
+        })
+}
+
 /// Asks a process to end, and ends it where it does not.
 async fn end(process: &Process) -> Result<()> {
     let runs = || start_time(process.id).as_ref() == Some(&process.started);
@@ -372,6 +437,10 @@ pub(super) async fn output(program: &str, args: &[&str]) -> Result<String> {
         .output()
         .await
         .with_context(|| format!("cannot run {program}"))?;
+    printed(program, args, &output)
+}
+
+fn printed(program: &str, args: &[&str], output: &Output) -> Result<String> {
     if !output.status.success() {
         bail!(
             "{program} {}: {}",

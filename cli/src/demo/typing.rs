@@ -1,7 +1,6 @@
 //! Typing as a person would: a line is printed, run, and its output goes straight to the reader's screen.
 
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
@@ -43,6 +42,13 @@ impl Play<'_> {
         Ok(self.session.screen.flush()?)
     }
 
+    /// Says something between the commands.
+    pub(super) fn say(&mut self, text: &str) -> Result<(), Stop> {
+        self.session.screen.line(text)?;
+        Ok(self.session.screen.flush()?)
+    }
+
+    /// Shows a command as it is typed.
     pub(super) fn prompt(&mut self, line: &str) -> Result<(), Stop> {
         let line = self.session.screen.paint(Tone::Dim, &format!("$ {line}"));
         self.session.screen.line(line)?;
@@ -77,14 +83,11 @@ impl Play<'_> {
         code: i32,
         what: &str,
     ) -> Result<(), Stop> {
-        let status = command
+        command
             .envs(self.stage.environment())
-            .current_dir(self.stage.path("work"))
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .status()
-            .await
-            .with_context(|| format!("cannot run {what}"))?;
+            .current_dir(self.stage.path("work"));
+        let output = self.stage.run(command).await;
+        let status = output.with_context(|| format!("cannot run {what}"))?.status;
         if let Some(name) = self.stage.ended() {
             return Err(Stop::Failed(anyhow!("{name} ended by itself")));
         }
@@ -114,27 +117,39 @@ impl Play<'_> {
         Ok(self.stage.start(name, &program, args).await?)
     }
 
-    /// Waits for something to become so.
+    /// Waits for something to become so, and fails where it does not.
     pub(super) async fn until(
         &mut self,
         what: &str,
         limit: Duration,
-        mut so: impl AsyncFnMut(&mut Self) -> Result<bool, Stop>,
+        so: impl AsyncFnMut(&mut Self) -> Result<bool, Stop>,
     ) -> Result<(), Stop> {
+        if self.within(limit, so).await? {
+            return Ok(());
+        }
+        Err(Stop::Failed(anyhow!(
+            "waited {} s for {what}",
+            limit.as_secs()
+        )))
+    }
+
+    /// Waits for something to become so, and says whether it did.
+    pub(super) async fn within(
+        &mut self,
+        limit: Duration,
+        mut so: impl AsyncFnMut(&mut Self) -> Result<bool, Stop>,
+    ) -> Result<bool, Stop> {
         let end = Instant::now() + limit;
         while !so(self).await? {
             if let Some(name) = self.stage.ended() {
                 return Err(Stop::Failed(anyhow!("{name} ended by itself")));
             }
             if Instant::now() > end {
-                return Err(Stop::Failed(anyhow!(
-                    "waited {} s for {what}",
-                    limit.as_secs()
-                )));
+                return Ok(false);
             }
             tokio::time::sleep(AGAIN).await;
         }
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -17,6 +17,7 @@ use crate::progress::{End, follow};
 use crate::select::{drive_label, short};
 use crate::session::Session;
 use crate::socket;
+use crate::view::Shaped;
 
 use super::{CreateArgs, DeleteArgs, ExpandArgs, at_least, capability, find};
 
@@ -25,7 +26,11 @@ pub(super) async fn create(session: &mut Session, args: &CreateArgs) -> Result<(
     let parameters = class::parameters(args.class.as_deref())?;
     if args.dry_run.dry_run {
         let inventory = session.inventory().await?;
-        return explain::what_if(session, args.size, parameters, &args.node, &inventory).await;
+        let words = Shaped::default();
+        return explain::what_if(
+            session, args.size, parameters, &args.node, &inventory, words,
+        )
+        .await;
     }
     let topology = |node: &String| Topology {
         segments: [(TOPOLOGY_NODE.to_owned(), node.clone())].into(),

@@ -83,15 +83,11 @@ impl Token {
 
 /// Makes the directory, for root alone, and holds it against a second controller while the file lives.
 pub(crate) fn lock(directory: &Path) -> Result<File, OpenError> {
-    let unusable = |path: &Path, source| OpenError::Directory {
-        path: path.to_owned(),
-        source,
-    };
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(directory)
-        .map_err(|source| unusable(directory, source))?;
+        .map_err(|source| OpenError::unusable(directory, source))?;
     let path = directory.join("lock");
     let file = OpenOptions::new()
         .write(true)
@@ -99,13 +95,13 @@ pub(crate) fn lock(directory: &Path) -> Result<File, OpenError> {
         .truncate(false)
         .mode(0o600)
         .open(&path)
-        .map_err(|source| unusable(&path, source))?;
+        .map_err(|source| OpenError::unusable(&path, source))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(OpenError::StoreLocked {
             path: directory.to_owned(),
         }),
-        Err(TryLockError::Error(source)) => Err(unusable(&path, source)),
+        Err(TryLockError::Error(source)) => Err(OpenError::unusable(&path, source)),
     }
 }
 
@@ -118,7 +114,7 @@ pub(crate) fn cluster_id(directory: &Path) -> Result<Option<String>, OpenError> 
             Err(_) => Err(OpenError::ClusterId { path }),
         },
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(OpenError::Directory { path, source }),
+        Err(source) => Err(OpenError::unusable(&path, source)),
     }
 }
 
@@ -137,7 +133,7 @@ pub(crate) fn keep_cluster_id(
             of_store: of_store.to_owned(),
         }),
         None => replace(&path, &format!("{of_store}\n"), 0o600)
-            .map_err(|source| OpenError::Directory { path, source }),
+            .map_err(|source| OpenError::unusable(&path, source)),
     }
 }
 

@@ -50,14 +50,16 @@ impl Disk {
         cluster_id: &str,
         lock: File,
     ) -> Result<(Self, Content), OpenError> {
-        let is_there = path.try_exists().map_err(|source| OpenError::Directory {
-            path: path.to_owned(),
-            source,
-        })?;
+        let is_there = path
+            .try_exists()
+            .map_err(|source| OpenError::unusable(path, source))?;
         if !is_there {
             create(path, first_revision, cluster_id)?;
         }
         let damaged = |source: redb::Error| {
+            if let Some(denied) = denied(path, &source) {
+                return denied;
+            }
             let path = path.to_owned();
             if matches!(source, redb::Error::DatabaseAlreadyOpen) {
                 return OpenError::StoreLocked { path };
@@ -136,6 +138,16 @@ fn checked(path: &Path) -> Result<Database, DatabaseError> {
         return Err(corrupted("its pages do not fit their checksums"));
     }
     Ok(database)
+}
+
+/// Where only the permission lacks: a store that may not be read is not a damaged one.
+fn denied(path: &Path, error: &redb::Error) -> Option<OpenError> {
+    if let redb::Error::Io(error) = error
+        && error.kind() == std::io::ErrorKind::PermissionDenied
+    {
+        return Some(OpenError::unusable(path, error.kind().into()));
+    }
+    None
 }
 
 fn corrupted(what: &str) -> DatabaseError {

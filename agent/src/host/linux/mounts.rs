@@ -17,6 +17,8 @@ const STACKED_MAX: usize = 8;
 /// How often, and how far apart, a mount of a busy device is tried again: two seconds in all.
 const BUSY_TRIES: usize = 40;
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
+/// How often an unmount of what is in use is tried again: half a second in all, for whoever really uses it stays longer.
+const IN_USE_TRIES: usize = 10;
 /// Flags that every mount of ours has.
 const DRIVE_FLAGS: MsFlags = MsFlags::MS_NOATIME;
 
@@ -205,11 +207,26 @@ pub(super) fn unmount(
         if at(&read()?, &target).is_none() {
             return Ok(());
         }
-        umount2(&target, MntFlags::UMOUNT_NOFOLLOW)
-            .map_err(|errno| HostError::io("unmount", target.display(), errno))?;
+        unmount_one(&target).map_err(|errno| HostError::io("unmount", target.display(), errno))?;
     }
     let why = format!("more than {STACKED_MAX} mounts are stacked there");
     Err(HostError::refused("unmount", target.display(), why))
+}
+
+/// A program that another thread starts holds copies of our open files until it is really that program: what looks in
+/// use may not be, a moment later.
+fn unmount_one(target: &Path) -> nix::Result<()> {
+    let mut result = Err(Errno::EBUSY);
+    for attempt in 0..IN_USE_TRIES {
+        if attempt > 0 {
+            thread::sleep(BUSY_PAUSE);
+        }
+        result = umount2(target, MntFlags::UMOUNT_NOFOLLOW);
+        if result != Err(Errno::EBUSY) {
+            break;
+        }
+    }
+    result
 }
 
 pub(super) fn detach(target: &Path) -> Result<(), HostError> {
