@@ -24,7 +24,6 @@ pub mod args;
 pub mod benchmark;
 pub mod cluster;
 pub mod csi;
-pub mod faults;
 pub mod health;
 pub mod host;
 pub mod latency;

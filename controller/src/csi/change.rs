@@ -5,6 +5,7 @@ use api::csi::{
     ValidateVolumeCapabilitiesRequest, ValidateVolumeCapabilitiesResponse,
     validate_volume_capabilities_response::Confirmed,
 };
+use api::serve::faults;
 use api::status::status;
 use api::{Bytes, DrivePhase, Reason};
 use kube::api::{DeleteParams, Patch, Preconditions};
@@ -77,7 +78,7 @@ impl Service {
         let (params, patch) = (patch_params(), Patch::Merge(&precondition));
         if !volume.release {
             let released = volumes.patch(&volume.name, &params, &patch);
-            let released = call(WRITE_TIMEOUT, released).await?;
+            let released = faults::around("release", call(WRITE_TIMEOUT, released)).await?;
             self.leader.inventory().apply_volume(&released);
         }
         if !volume.deleting {
@@ -89,7 +90,7 @@ impl Service {
                 ..DeleteParams::default()
             };
             let deleted = volumes.delete(&volume.name, &params);
-            let deleted = call(WRITE_TIMEOUT, deleted).await?;
+            let deleted = faults::around("delete", call(WRITE_TIMEOUT, deleted)).await?;
             // Told at once, so that the next call sees it gone before the watch does.
             match deleted.left() {
                 Some(deleting) => self.leader.inventory().apply_volume(&deleting),
@@ -135,7 +136,7 @@ impl Service {
         });
         let (params, patch) = (patch_params(), Patch::Merge(&wanted));
         let written = volumes.patch(&id, &params, &patch);
-        match call(PLACING_WRITE_TIMEOUT, written).await {
+        match faults::around("expand", call(PLACING_WRITE_TIMEOUT, written)).await {
             Ok(written) => {
                 self.leader.inventory().apply_volume(&written);
                 tracing::info!(

@@ -10,6 +10,7 @@
 
 use api::csi::{CreateVolumeRequest, Topology, TopologyRequirement, Volume as WireVolume};
 use api::names::{FINALIZER_DEVICE, LABEL_DRIVE, LABEL_NODE, volume_name};
+use api::serve::faults;
 use api::status::status;
 use api::volume::{FsType, Placement, VolumeSpec};
 use api::{Bytes, Reason, Volume};
@@ -109,7 +110,8 @@ impl Service {
         let volumes = self.leader.volumes();
         let params = post_params();
         let written = volumes.create(&params, volume);
-        let error = match call(PLACING_WRITE_TIMEOUT, written).await {
+        let written = faults::around("create", call(PLACING_WRITE_TIMEOUT, written));
+        let error = match written.await {
             Ok(written) => {
                 let entry = VolumeEntry::new(&written).unwrap_or_default();
                 let answer = reply(&entry);
