@@ -12,7 +12,11 @@ use crate::reconcile::Limits;
 
 /// The RingPV agent: finds block devices, makes them drives on a person's word, and serves the volumes on them.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "ringpv-agent", version)]
+#[command(
+    name = "ringpv-agent",
+    version,
+    after_help = "Exit status: 0 stopped, 1 refused or failed (what is in the way is said), 2 wrong usage."
+)]
 pub struct Args {
     /// Name of this node, as the API knows it.
     #[arg(long, env = "NODE_NAME")]

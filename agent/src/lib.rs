@@ -26,7 +26,6 @@ pub mod benchmark;
 pub mod cluster;
 pub mod connect;
 pub mod csi;
-pub mod faults;
 pub mod health;
 pub mod host;
 pub mod latency;

@@ -29,8 +29,8 @@ fn start(args: Args) -> anyhow::Result<()> {
     block::sys::give_memory_back_early();
     let log = api::serve::logs::init(&args.log)?;
     #[cfg(any(debug_assertions, feature = "faults"))]
-    if let Some(point) = args.fault_point.clone() {
-        agent::faults::arm(point);
+    if let Some(point) = &args.fault_point {
+        api::serve::faults::arm(point);
     }
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(RUNTIME_THREADS)

@@ -1,5 +1,5 @@
 //! What every server process shares, and the only I/O of this crate: the gRPC socket, the Identity service, the
-//! endpoint for metrics, health and the log filter, the count of calls, the log itself.
+//! endpoint for metrics, health and the log filter, the count of calls, the log itself, and where tests let it die.
 //!
 //! ```text
 //!   sidecar, kubelet, CLI ──unix──► socket ──► calls (count, time) ──► identity + the process's own services
@@ -10,6 +10,7 @@
 
 pub mod admin;
 pub mod calls;
+pub mod faults;
 pub mod identity;
 pub mod logs;
 pub mod socket;

@@ -115,7 +115,14 @@ pub(crate) async fn run(session: &mut Session, args: &AdoptArgs) -> Result<(), S
     }
     let made = create_drives(session, drives).await?;
     if !made.is_empty() {
-        wait::until_ready(session, &made, &args.wait, "kubectl ringpv adopt --all").await?;
+        wait::until_ready(
+            session,
+            &made,
+            Vec::new(),
+            &args.wait,
+            "kubectl ringpv adopt --all",
+        )
+        .await?;
     }
     let adopted: BTreeSet<_> = made.iter().map(|d| d.name_any()).collect();
     let orphans = if adopted.is_empty() || args.wait.no_wait {

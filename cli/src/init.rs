@@ -1,6 +1,7 @@
 //! `init FILE`: makes drives of the devices that drives.yaml selects. Everything is read and checked before anything is
 //! created; what would be lost is shown and asked for drive by drive; then the agents work and the progress of all
-//! drives is shown until each is ready or failed. The agents go on when nobody looks: a second `init` joins them.
+//! drives is shown until each is ready or failed. The agents go on when nobody looks: a second `init` joins them. A drive
+//! that failed is tried again when the file asks for another gate.
 
 mod check;
 pub(crate) mod wait;
@@ -13,9 +14,11 @@ use api::{Bytes, Device, Drive, Nanos, Reason};
 use clap::Args;
 use kube::ResourceExt as _;
 use kube::api::PostParams;
+use serde_json::json;
 
 use crate::advice::{self, Hint, Refusal, Stop};
 use crate::args::{Confirm, DryRun, Wait};
+use crate::change;
 use crate::confirm::{self, Target};
 use crate::drives_file;
 use crate::screen::Tone;
@@ -107,7 +110,11 @@ pub(crate) async fn run(session: &mut Session, args: &InitArgs) -> Result<(), St
     }
     let inventory = session.inventory().await?;
     let steps = check(&entries, &inventory, args.dangerous).map_err(Stop::Refused)?;
-    let (planned, others) = sort(session, steps)?;
+    let Sorted {
+        planned,
+        joined,
+        regated,
+    } = sort(session, steps)?;
     view::table(
         &mut session.screen,
         &COLUMNS.iter().collect::<Vec<_>>(),
@@ -125,31 +132,43 @@ pub(crate) async fn run(session: &mut Session, args: &InitArgs) -> Result<(), St
         "Init of",
     )?;
     let mut drives = create(session, planned).await?;
-    drives.extend(others);
+    drives.extend(joined);
+    let stale = regated.iter().map(|(drive, _)| drive.clone()).collect();
+    drives.extend(regate(session, regated).await?);
     wait::until_ready(
         session,
         &drives,
+        stale,
         &args.wait,
         &format!("kubectl ringpv init {name}"),
     )
     .await
 }
 
-/// Apart: what is created, and what is only waited for. What is a drive already is said.
-fn sort(session: &mut Session, steps: Vec<Step>) -> Result<(Vec<Planned>, Vec<Drive>), Stop> {
-    let (mut planned, mut joined, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+/// What is done, by kind.
+#[derive(Default)]
+struct Sorted {
+    planned: Vec<Planned>,
+    joined: Vec<Drive>,
+    regated: Vec<(Drive, Option<Gate>)>,
+}
+
+/// Apart: what is created, what is changed, and what is only waited for. What is a drive already is said.
+fn sort(session: &mut Session, steps: Vec<Step>) -> Result<Sorted, Stop> {
+    let (mut sorted, mut kept) = (Sorted::default(), Vec::new());
     for step in steps {
         match step {
             Step::Create {
                 drive,
                 loses,
                 device,
-            } => planned.push(Planned {
+            } => sorted.planned.push(Planned {
                 drive: *drive,
                 device: *device,
                 loses,
             }),
-            Step::Join(drive) => joined.push(*drive),
+            Step::Join(drive) => sorted.joined.push(*drive),
+            Step::Regate(drive, gate) => sorted.regated.push((*drive, gate)),
             Step::Keep(drive) => kept.push(
                 Refusal::new(Reason::AlreadyInitialized, wait::label(&drive)).detail(format!(
                     "it is drive {} already; left as it is",
@@ -158,13 +177,39 @@ fn sort(session: &mut Session, steps: Vec<Step>) -> Result<(Vec<Planned>, Vec<Dr
             ),
         }
     }
-    if planned.is_empty() && joined.is_empty() {
+    if sorted.planned.is_empty() && sorted.joined.is_empty() && sorted.regated.is_empty() {
         return Err(Stop::Refused(kept));
     }
     for line in advice::list(&kept, "") {
         session.screen.note(line)?;
     }
-    Ok((planned, joined))
+    Ok(sorted)
+}
+
+/// Writes the gates that the file asks for now. The agent tries such a drive again.
+async fn regate(
+    session: &mut Session,
+    regated: Vec<(Drive, Option<Gate>)>,
+) -> Result<Vec<Drive>, Stop> {
+    let api = session.api::<Drive>().await?;
+    let mut drives = Vec::new();
+    for (drive, gate) in regated {
+        let label = wait::label(&drive);
+        // A merge patch leaves alone what it does not name, so a bound that is no more is named.
+        let gate = gate.map(|gate| {
+            json!({
+                "readLatencyP99NsMax": gate.read_latency_p99_ns_max,
+                "readIopsMin": gate.read_iops_min,
+                "writeBytesPerSecondMin": gate.write_bytes_per_second_min,
+            })
+        });
+        let body = json!({ "spec": { "gate": gate } });
+        drives.push(change::patch(&api, &drive, body).await?);
+        session
+            .screen
+            .line(format!("{label} is tried again, with the gate of the file"))?;
+    }
+    Ok(drives)
 }
 
 fn target(planned: &Planned) -> Option<Target> {

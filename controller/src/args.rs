@@ -64,6 +64,11 @@ pub struct Args {
         default_value = "info"
     )]
     pub log: String,
+
+    /// Die as by kill -9 at a named point: for tests of what the next start makes of it.
+    #[cfg(any(debug_assertions, feature = "faults"))]
+    #[arg(long, value_name = "NAME", hide = true)]
+    pub fault_point: Option<String>,
 }
 
 /// Shortest window: below it, a short stall is a verdict.

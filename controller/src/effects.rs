@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use api::names::{LABEL_DRIVE, MANAGER_CONTROLLER, NAMESPACE};
+use api::serve::faults;
 use api::{Drive, Volume};
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
@@ -147,7 +148,8 @@ async fn write_finalizers(
     }});
     let drives: Api<Drive> = Api::all(leader.client.clone());
     let (params, patch) = (patch_params(), Patch::Merge(&patch));
-    let written = call(WRITE_TIMEOUT, drives.patch(drive, &params, &patch)).await?;
+    let written = call(WRITE_TIMEOUT, drives.patch(drive, &params, &patch));
+    let written = faults::around("finalizers", written).await?;
     // The last finalizer of what is being deleted takes the object with it: then the watch tells.
     if written.metadata.deletion_timestamp.is_none() {
         leader.inventory().apply_drive(&written);
@@ -172,12 +174,8 @@ async fn write_place(
     });
     let volumes: Api<Volume> = leader.volumes();
     let (params, patch) = (patch_params(), Patch::Merge(&patch));
-    match call(
-        PLACING_WRITE_TIMEOUT,
-        volumes.patch(volume, &params, &patch),
-    )
-    .await
-    {
+    let written = volumes.patch(volume, &params, &patch);
+    match faults::around("place", call(PLACING_WRITE_TIMEOUT, written)).await {
         Ok(written) => {
             leader.inventory().apply_volume(&written);
             leader.metrics.placed(Ok(placement), Duration::ZERO);
@@ -208,7 +206,7 @@ async fn write_verdict(leader: &Leader, judgement: &Judgement) -> Result<(), Cal
     let drives: Api<Drive> = Api::all(leader.client.clone());
     let (params, patch) = (patch_params(), Patch::Merge(&patch));
     let written = drives.patch_status(drive, &params, &patch);
-    let written = call(WRITE_TIMEOUT, written).await?;
+    let written = faults::around("verdict", call(WRITE_TIMEOUT, written)).await?;
     leader.inventory().apply_drive(&written);
     if *turned {
         tracing::warn!(
@@ -271,7 +269,8 @@ async fn write_event(leader: &Leader, notice: &Notice) -> Result<(), CallError> 
     };
     let events: Api<Event> = Api::namespaced(leader.client.clone(), NAMESPACE);
     let params = post_params();
-    call(WRITE_TIMEOUT, events.create(&params, &event)).await?;
+    let told = call(WRITE_TIMEOUT, events.create(&params, &event));
+    faults::around("tell", told).await?;
     Ok(())
 }
 

@@ -35,6 +35,10 @@ fn exit_status(error: &anyhow::Error) -> u8 {
 
 fn start(args: Args) -> anyhow::Result<()> {
     let log = api::serve::logs::init(&args.log)?;
+    #[cfg(any(debug_assertions, feature = "faults"))]
+    if let Some(point) = &args.fault_point {
+        api::serve::faults::arm(point);
+    }
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(RUNTIME_THREADS)
         .enable_all()

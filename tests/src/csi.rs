@@ -93,6 +93,50 @@ impl Csi {
         Ok(())
     }
 
+    /// ControllerExpandVolume.
+    ///
+    /// # Errors
+    /// As the controller answers.
+    pub async fn expand(&self, id: &str, bytes: i64) -> Result<i64, Status> {
+        let request = ControllerExpandVolumeRequest {
+            volume_id: id.to_owned(),
+            capacity_range: Some(CapacityRange {
+                required_bytes: bytes,
+                limit_bytes: 0,
+            }),
+            ..Default::default()
+        };
+        let answer = ControllerClient::new(self.open().await?)
+            .controller_expand_volume(request)
+            .await?;
+        Ok(answer.into_inner().capacity_bytes)
+    }
+
+    /// NodePublishVolume of an inline ephemeral volume, as the kubelet makes it for a pod.
+    ///
+    /// # Errors
+    /// As the agent answers.
+    pub async fn publish_inline(&self, id: &str, size: &str, target: &Path) -> Result<(), Status> {
+        let context = [
+            ("csi.storage.k8s.io/ephemeral", "true"),
+            ("capacity-enforcement", "best-effort"),
+            ("size", size),
+        ];
+        let request = NodePublishVolumeRequest {
+            volume_id: id.to_owned(),
+            target_path: target.to_string_lossy().into_owned(),
+            volume_capability: Some(writer()),
+            volume_context: context
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into(),
+            ..Default::default()
+        };
+        NodeClient::new(self.open().await?)
+            .node_publish_volume(request)
+            .await?;
+        Ok(())
+    }
+
     /// NodeStageVolume.
     ///
     /// # Errors

@@ -26,6 +26,7 @@ pub mod invariants;
 pub mod loopdev;
 pub mod machine;
 pub mod node;
+pub mod points;
 pub mod tree;
 pub mod world;
 

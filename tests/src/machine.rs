@@ -120,6 +120,8 @@ pub struct Machine {
     pub agent_within: Vec<PathBuf>,
     /// Words put behind the agent's command line.
     pub agent_args: Vec<String>,
+    /// Words put behind the controller's command line.
+    pub controller_args: Vec<String>,
     /// Whether the agent may take loop devices.
     pub loops_allowed: bool,
     drives: Vec<LoopDevice>,
@@ -143,6 +145,7 @@ impl Machine {
             agent: None,
             agent_within: Vec::new(),
             agent_args: Vec::new(),
+            controller_args: Vec::new(),
             loops_allowed: true,
             drives: Vec::new(),
             dir: TempDir::with_prefix("ringpv-").expect("a temporary folder"),
@@ -217,7 +220,8 @@ impl Machine {
         command.arg("--embedded").arg(self.path("store"));
         command
             .arg("--csi-endpoint")
-            .arg(self.endpoint("controller"));
+            .arg(self.endpoint("controller"))
+            .args(&self.controller_args);
         command
     }
 
@@ -240,7 +244,15 @@ impl Machine {
         self.controller = Some(process);
     }
 
-    fn controller_serves(&self) -> bool {
+    /// Starts the controller and waits for nothing.
+    pub fn launch_controller(&mut self) {
+        let command = self.controller_command();
+        self.controller = Some(Process::start(command, &self.path("controller.log")));
+    }
+
+    /// Whether the controller serves.
+    #[must_use]
+    pub fn controller_serves(&self) -> bool {
         self.path("store/kubeconfig").exists()
             && self.runtime.block_on(async {
                 let Ok(client) = self.connect().await else {

@@ -6,10 +6,11 @@
 use std::time::Duration;
 
 use api::storage_node::DeviceVerdict;
-use api::{Drive, DrivePhase, Reason, Volume};
+use api::{Benchmark, Drive, DrivePhase, Reason, StorageNode, Volume};
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, ListParams};
-use tests::command::until;
+use tests::command::{program, run, until};
+use tests::conformance::kubectl;
 use tests::data;
 use tests::loopdev::mounts;
 use tests::machine::{LIMIT, Machine};
@@ -227,39 +228,59 @@ fn a_lost_store_is_rebuilt_from_the_drives() {
     assert!(data::is_whole(&path.join("file"), 4, 50));
 }
 
-#[test]
-fn deleting_every_object_deletes_no_data() {
-    let Some(machine) = Machine::running("deleting_every_object_deletes_no_data", &[640 * MIB])
-    else {
+/// Everything of ours that is in the API.
+fn all_objects(machine: &Machine) -> Vec<String> {
+    let mut names = Vec::new();
+    names.extend(machine.list::<Volume>().iter().map(|one| one.name_any()));
+    names.extend(machine.list::<Drive>().iter().map(|one| one.name_any()));
+    names.extend(machine.list::<Benchmark>().iter().map(|one| one.name_any()));
+    names.extend(
+        machine
+            .list::<StorageNode>()
+            .iter()
+            .map(|one| one.name_any()),
+    );
+    names
+}
+
+/// Deletes every object of all four kinds by `delete`; no data go, what is mounted stays mounted, and adopt brings
+/// back what was there.
+fn deleting_every_object_by(test: &str, delete: impl FnOnce(&Machine)) {
+    let Some(machine) = Machine::running(test, &[640 * MIB]) else {
         return;
     };
     machine.init_all();
     let path = machine.mounted_volume("kept", "100MiB");
     data::write(&path.join("file"), 5, 50);
-    let client = machine.client();
-    machine.runtime.block_on(async {
-        let (all, none) = (ListParams::default(), DeleteParams::default());
-        drop(
-            Api::<Volume>::all(client.clone())
-                .delete_collection(&none, &all)
-                .await,
-        );
-        drop(
-            Api::<Drive>::all(client)
-                .delete_collection(&none, &all)
-                .await,
-        );
-    });
+    let drive = machine.drive(0).unwrap();
+    machine.ringpv(&["bench", &drive.name_any()]).ok();
+    let node = machine.node().unwrap().metadata.uid;
+    assert_eq!(all_objects(&machine).len(), 4);
+    delete(&machine);
     for volume in machine.list::<Volume>() {
-        delete::<Volume>(&machine, &volume.name_any());
+        assert!(volume.metadata.deletion_timestamp.is_some(), "{volume:?}");
+        assert!(!volume.spec.release, "nobody gave the word for {volume:?}");
     }
     for drive in machine.list::<Drive>() {
-        delete::<Drive>(&machine, &drive.name_any());
+        assert!(drive.metadata.deletion_timestamp.is_some(), "{drive:?}");
     }
+    until(
+        "the node to be told of anew, and the results to go",
+        LIMIT,
+        || {
+            let node_is_new = machine.node()?.metadata.uid != node;
+            (node_is_new && machine.list::<Benchmark>().is_empty()).then_some(())
+        },
+    );
     std::thread::sleep(Duration::from_secs(2));
     assert!(
         data::is_whole(&path.join("file"), 5, 50),
         "what a pod has mounted stays"
+    );
+    assert_eq!(
+        machine.devices()[0].mounts().len(),
+        3,
+        "nor is it unmounted"
     );
 
     machine.ringpv(&["volumes", "unmount", "kept"]).ok();
@@ -268,11 +289,52 @@ fn deleting_every_object_deletes_no_data() {
     });
     await_adoptable(&machine);
     machine.ringpv(&["adopt", "--all"]).ok();
-    machine.drive_in(0, DrivePhase::Ready);
+    let again = machine.drive_in(0, DrivePhase::Ready);
+    assert_eq!(again.name_any(), drive.name_any());
     let path = path.display().to_string();
     until("the volume to be adopted", LIMIT, || machine.volume("kept"));
     machine.ringpv(&["volumes", "mount", "kept", &path]).ok();
     assert!(data::is_whole(&machine.path("mnt-kept/file"), 5, 50));
+}
+
+#[test]
+fn deleting_every_object_deletes_no_data() {
+    deleting_every_object_by("deleting_every_object_deletes_no_data", |machine| {
+        // One by one and all at once, in an order that no person would choose.
+        delete_all::<StorageNode>(machine);
+        for benchmark in machine.list::<Benchmark>() {
+            delete::<Benchmark>(machine, &benchmark.name_any());
+        }
+        for drive in machine.list::<Drive>() {
+            delete::<Drive>(machine, &drive.name_any());
+        }
+        delete_all::<Volume>(machine);
+    });
+}
+
+#[test]
+fn deleting_every_object_by_plain_kubectl_deletes_no_data() {
+    let test = "deleting_every_object_by_plain_kubectl_deletes_no_data";
+    if kubectl::kubectl().is_none() {
+        return tests::skip(test, "kubectl is not installed");
+    }
+    deleting_every_object_by(test, |machine| {
+        let mut kubectl = program("kubectl");
+        kubectl
+            .arg("--kubeconfig")
+            .arg(machine.path("store/kubeconfig"))
+            .arg("--cache-dir")
+            .arg(machine.path("kubectl-cache"))
+            .args(["delete", "--all", "--wait=false"])
+            .arg("storagenodes.ringpv.io,drives.ringpv.io,volumes.ringpv.io,benchmarks.ringpv.io");
+        let said = run(kubectl, LIMIT).ok().stdout;
+        for kind in ["storagenode", "drive", "volume", "benchmark"] {
+            assert!(
+                said.contains(&format!("{kind}.ringpv.io")),
+                "{kind}: {said}"
+            );
+        }
+    });
 }
 
 fn delete<K>(machine: &Machine, name: &str)
@@ -282,10 +344,76 @@ where
         + std::fmt::Debug
         + serde::de::DeserializeOwned,
 {
+    let (api, params) = (Api::<K>::all(machine.client()), DeleteParams::default());
+    let deleted = machine.runtime.block_on(api.delete(name, &params));
+    deleted.unwrap_or_else(|error| panic!("{name}: {error}"));
+}
+
+fn delete_all<K>(machine: &Machine)
+where
+    K: kube::Resource<Scope = kube::core::ClusterResourceScope, DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned,
+{
+    let (all, none) = (ListParams::default(), DeleteParams::default());
     let api = Api::<K>::all(machine.client());
-    drop(
-        machine
-            .runtime
-            .block_on(api.delete(name, &DeleteParams::default())),
+    let deleted = machine.runtime.block_on(api.delete_collection(&none, &all));
+    deleted.unwrap();
+}
+
+#[test]
+fn a_drive_that_is_elsewhere_is_lost_until_it_is_accepted() {
+    let Some(mut machine) = Machine::running(
+        "a_drive_that_is_elsewhere_is_lost_until_it_is_accepted",
+        &[640 * MIB],
+    ) else {
+        return;
+    };
+    machine.init_all();
+    let file = machine.mounted_volume("kept", "50MiB").join("file");
+    data::write(&file, 14, 50);
+    machine.ringpv(&["volumes", "unmount", "kept"]).ok();
+    let before = machine.drive_in(0, DrivePhase::Ready);
+    let name = before.name_any();
+    machine.ringpv(&["accept", &name]).refused(1, "not Lost");
+    machine.stop_agent();
+    for target in machine.devices()[0].mounts().iter().rev() {
+        tests::loopdev::unmount(target);
+    }
+    // The file below a loop device is its identity: a copy of it is the same drive in another place.
+    let moved = machine.path("moved.img");
+    std::fs::copy(machine.devices()[0].file(), &moved).unwrap();
+    machine.remove_device(0);
+    machine.add_device_on(&moved);
+    machine.start_agent();
+    let lost = until("the drive to be Lost", LIMIT, || {
+        let mut drives = machine.list::<Drive>().into_iter();
+        let drive = drives.find(|drive| drive.name_any() == name)?;
+        (drive.status.as_ref()?.phase == DrivePhase::Lost).then_some(drive)
+    });
+    let status = lost.status.unwrap();
+    assert_eq!(status.reason, Some(Reason::FingerprintChanged));
+    assert!(
+        status.message.contains("ringpv accept"),
+        "{}",
+        status.message
     );
+    assert!(machine.devices()[0].mounts().is_empty());
+    let path = machine.path("mnt-kept").display().to_string();
+    machine
+        .ringpv(&["volumes", "mount", "kept", &path])
+        .refused(3, "DriveUnavailable");
+
+    let planned = machine.ringpv(&["accept", &name, "--dry-run"]).ok();
+    assert!(planned.stdout.contains("would be accepted"), "{planned}");
+    machine.ringpv(&["accept", &name]).ok();
+    let drive = machine.drive_in(0, DrivePhase::Ready);
+    assert_eq!(drive.metadata.uid, before.metadata.uid);
+    assert_ne!(
+        drive.spec.device.fingerprint.identity,
+        before.spec.device.fingerprint.identity
+    );
+    machine.ringpv(&["volumes", "mount", "kept", &path]).ok();
+    assert!(data::is_whole(&file, 14, 50));
 }

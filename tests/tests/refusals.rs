@@ -4,8 +4,7 @@
 #![cfg(test)]
 
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
-use std::path::Path;
+use std::fs;
 use std::time::Duration;
 
 use api::storage_node::{DeviceVerdict, IoBackendName};
@@ -412,68 +411,6 @@ fn io_uring_refused_is_said_and_done_without() {
 }
 
 #[test]
-fn a_stale_socket_is_replaced_and_a_file_is_not() {
-    let Some(mut machine) =
-        Machine::running("a_stale_socket_is_replaced_and_a_file_is_not", &[640 * MIB])
-    else {
-        return;
-    };
-    machine.kill_agent();
-    machine.kill_controller();
-    assert!(machine.path("agent.sock").exists() && machine.path("controller.sock").exists());
-    machine.start_controller();
-    machine.start_agent();
-    machine.stop_agent();
-    fs::write(machine.path("agent.sock"), "somebody's").unwrap();
-    let agent = run(machine.agent_command(), LIMIT);
-    assert_ne!(agent.code, Some(0), "{agent}");
-    assert_eq!(fs::read(machine.path("agent.sock")).unwrap(), b"somebody's");
-}
-
-#[test]
-fn one_controller_a_directory() {
-    let Some(machine) = Machine::running("one_controller_a_directory", &[640 * MIB]) else {
-        return;
-    };
-    let second = run(machine.controller_command(), LIMIT);
-    assert_ne!(second.code, Some(0), "{second}");
-    assert!(
-        format!("{}{}", second.stdout, second.stderr).contains("StoreLocked"),
-        "{second}"
-    );
-    machine.ringpv(&["list", "nodes"]).ok();
-}
-
-#[test]
-fn a_damaged_store_is_said_and_left_alone() {
-    let Some(mut machine) =
-        Machine::running("a_damaged_store_is_said_and_left_alone", &[640 * MIB])
-    else {
-        return;
-    };
-    machine.init_all();
-    machine.stop_agent();
-    machine.stop_controller();
-    let store = machine.path("store/store.redb");
-    let whole = fs::read(&store).unwrap();
-    for (name, content) in [
-        ("truncated", whole[..whole.len() / 2].to_vec()),
-        ("overwritten", vec![0x5a; whole.len()]),
-    ] {
-        fs::write(&store, &content).unwrap();
-        let controller = run(machine.controller_command(), LIMIT);
-        assert_ne!(controller.code, Some(0), "{name}: {controller}");
-        let said = format!("{}{}", controller.stdout, controller.stderr);
-        assert!(said.contains("StoreDamaged"), "{name}: {controller}");
-        assert_eq!(fs::read(&store).unwrap(), content, "{name}: it was changed");
-    }
-    fs::write(&store, &whole).unwrap();
-    machine.start_controller();
-    machine.start_agent();
-    machine.drive_in(0, DrivePhase::Ready);
-}
-
-#[test]
 fn loop_devices_need_their_flag() {
     let Some(mut machine) = Machine::new("loop_devices_need_their_flag", &[640 * MIB]) else {
         return;
@@ -528,18 +465,4 @@ fn checksum(device: &LoopDevice) -> String {
     command.arg(device.path());
     let printed = run(command, LIMIT).ok().stdout;
     printed.split(' ').next().unwrap_or_default().to_owned()
-}
-
-#[test]
-fn nothing_is_left_open_after_a_refused_start() {
-    let Some(machine) = Machine::new("nothing_is_left_open_after_a_refused_start", &[640 * MIB])
-    else {
-        return;
-    };
-    let agent = run(machine.agent_command(), LIMIT);
-    assert_ne!(agent.code, Some(0), "without a kubeconfig: {agent}");
-    let device = OpenOptions::new()
-        .read(true)
-        .open(machine.devices()[0].path());
-    assert!(device.is_ok() && !Path::new(&machine.path("state/mnt")).exists());
 }

@@ -124,7 +124,12 @@ impl Host for LinuxHost {
     }
 
     fn relabel_xfs(&self, mount: &Path, label: &str) -> Result<(), HostError> {
-        xfs::relabel(mount, label)
+        xfs::relabel(mount, label)?;
+        // No event tells of a write to what is mounted, and the label says whose the drive is.
+        for entry in self.mounts()?.iter().filter(|one| one.target == mount) {
+            self.discovery.changed(&entry.source);
+        }
+        Ok(())
     }
 
     fn statfs(&self, path: &Path) -> Result<Statfs, HostError> {

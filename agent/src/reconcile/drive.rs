@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::drive::Step;
+use api::serve::faults;
 use api::{Drive, DrivePhase, DriveStatus, Reason};
 use kube::api::Api;
 use tokio::sync::watch;
@@ -16,8 +17,8 @@ use crate::observe::{Observed, observe};
 use crate::plan::{Action, Plan, Standing, plan, refused_phase, was_in_use};
 use crate::probe::Snapshot;
 use crate::registry::MountedDrive;
+use crate::standing;
 use crate::worker::{Lane, Worker, WorkerError};
-use crate::{faults, standing};
 
 use super::Context;
 use vitals::Vitals;
@@ -303,9 +304,9 @@ impl Task {
         let begun = standing::begun(drive, &self.status, &action, (self.ctx.clock)());
         self.write(begun).await.map_err(Stopped::Unwritten)?;
         let name = action.name();
-        faults::hit(&format!("{name}.before"));
+        faults::before(name);
         if self.act_on_api(drive, &action).await? {
-            faults::hit(&format!("{name}.after"));
+            faults::after(name);
             return Ok(session);
         }
         if matches!(
@@ -330,10 +331,10 @@ impl Task {
                     self.register(seen, attached);
                 }
                 self.report(status).await;
-                faults::hit(&format!("{name}.after"));
+                faults::after(name);
                 return Ok(session);
             };
-            faults::hit(&format!("{name}.piece"));
+            faults::piece(name);
             self.count_erased(&status);
             if let Action::Erase {
                 done_bytes: cursor,

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use api::serve::faults;
+
 use super::plan::Action;
-use crate::faults;
 use crate::host::{FileKind, Host, HostError};
 use crate::registry::MountedDrive;
 
@@ -22,10 +23,21 @@ pub fn apply(
     volume: &str,
     action: &Action,
 ) -> Result<(), HostError> {
-    let data = drive.volume_dir(volume);
     let name = action.name();
     tracing::debug!(drive = %drive.id, volume, action = name, "A step of a volume's plan");
-    faults::hit(&format!("{name}.before"));
+    faults::before(name);
+    on_drive(host, drive, volume, action)?;
+    faults::after(name);
+    Ok(())
+}
+
+fn on_drive(
+    host: &dyn Host,
+    drive: &MountedDrive,
+    volume: &str,
+    action: &Action,
+) -> Result<(), HostError> {
+    let data = drive.volume_dir(volume);
     match action {
         Action::WriteRecord(record) => {
             host.create_leaf(&drive.records_dir(), 0o700)?;
@@ -40,16 +52,14 @@ pub fn apply(
         Action::MakeTarget(_)
         | Action::BindEmpty(_)
         | Action::Unmount(_)
-        | Action::RemoveTarget(_) => apply_elsewhere(host, action),
+        | Action::RemoveTarget(_) => elsewhere(host, action),
         Action::Bind { target, read_only } => host.bind(&data, target, *read_only),
         Action::Trash(name) => {
             host.create_leaf(&drive.trash_dir(), 0o700)?;
             host.rename(&data, &drive.trash_dir().join(name))
         }
         Action::RemoveRecord => host.remove_file(&drive.volume_record(volume)),
-    }?;
-    faults::hit(&format!("{name}.after"));
-    Ok(())
+    }
 }
 
 /// Does one of the actions that concern only the place of a mount, not the drive.
@@ -57,6 +67,14 @@ pub fn apply(
 /// # Errors
 /// The host could not; or it is none of those actions.
 pub fn apply_elsewhere(host: &dyn Host, action: &Action) -> Result<(), HostError> {
+    let name = action.name();
+    faults::before(name);
+    elsewhere(host, action)?;
+    faults::after(name);
+    Ok(())
+}
+
+fn elsewhere(host: &dyn Host, action: &Action) -> Result<(), HostError> {
     match action {
         Action::MakeTarget(path) => match host.kind(path)? {
             Some(FileKind::Directory) => Ok(()),

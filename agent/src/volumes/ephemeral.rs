@@ -14,6 +14,7 @@ use std::time::Duration;
 use api::names::{
     FINALIZER_DEVICE, LABEL_NODE, PARAM_CAPACITY_ENFORCEMENT, PARAM_SIZE, PARAM_SPREAD_ID,
 };
+use api::serve::faults;
 use api::volume::{CapacityEnforcement, FsType};
 use api::{Bytes, Reason, Volume, VolumeSpec};
 use kube::ResourceExt as _;
@@ -166,7 +167,9 @@ impl Volumes {
             ..PostParams::default()
         };
         let volume = wish.volume(name, &self.inner.node);
-        match self.api().create(&params, &volume).await {
+        let api = self.api();
+        let created = api.create(&params, &volume);
+        match faults::around("volume.promise-inline", created).await {
             Ok(object) => Ok(object),
             Err(error) => Err(Refusal::new(Reason::ApiUnavailable, error.to_string())),
         }
@@ -203,11 +206,9 @@ impl Volumes {
         };
         let uid = object.metadata.uid.clone();
         let release = json!({ "metadata": { "uid": uid }, "spec": { "release": true } });
-        let patched = self
-            .api()
-            .patch(name, &params, &Patch::Merge(&release))
-            .await;
-        match patched {
+        let (api, release) = (self.api(), Patch::Merge(&release));
+        let patched = api.patch(name, &params, &release);
+        match faults::around("volume.release-inline", patched).await {
             Err(kube::Error::Api(answer)) if answer.code == 404 => return Ok(()),
             patched => patched.map_err(failed)?,
         };
@@ -218,7 +219,7 @@ impl Volumes {
             }),
             ..DeleteParams::default()
         };
-        match self.api().delete(name, &params).await {
+        match faults::around("volume.delete-inline", api.delete(name, &params)).await {
             Err(kube::Error::Api(answer)) if answer.code == 404 => Ok(()),
             deleted => deleted.map(drop).map_err(failed),
         }

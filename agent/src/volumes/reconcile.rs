@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::names::FINALIZER_DEVICE;
+use api::serve::faults;
 use api::{Drive, Reason, Volume};
 use futures::TryStreamExt as _;
 use kube::ResourceExt as _;
@@ -28,7 +29,6 @@ use super::refusal::Refusal;
 use super::seen::see;
 use super::service::{Subject, Volumes, carry_out, used};
 use super::status::{self, Found, Stands};
-use crate::faults;
 use crate::host::Host;
 use crate::objects::{WriteError, patch_status, set_finalizer};
 use crate::registry::MountedDrive;
@@ -186,8 +186,9 @@ impl Volumes {
             return Ok(Some(Found::Releasing));
         }
         let name = volume.name_any();
-        faults::hit("volume.let-go.before");
-        match set_finalizer(&self.api(), volume, FINALIZER_DEVICE, false).await {
+        let api = self.api();
+        let let_go = set_finalizer(&api, volume, FINALIZER_DEVICE, false);
+        match faults::around("volume.let-go", let_go).await {
             Ok(()) => {
                 tracing::info!(volume = name, release, "A volume's object was let go");
                 self.look_again("");

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::Reason;
+use api::serve::faults;
 
 use super::refusal::Refusal;
 use super::seen::names;
 use super::service::Volumes;
-use crate::faults;
 use crate::host::Host;
 use crate::registry::MountedDrive;
 use crate::worker::Lane;
@@ -103,8 +103,10 @@ fn remove_piece(
     let Some(name) = waiting.find(|name| !skip.contains(name)) else {
         return Ok(Piece::Empty);
     };
-    faults::hit("volume.empty.before");
-    Ok(match host.remove_tree(&trash.join(&name), PIECE_ENTRIES) {
+    faults::before("volume.empty");
+    let removed = host.remove_tree(&trash.join(&name), PIECE_ENTRIES);
+    faults::after("volume.empty");
+    Ok(match removed {
         Ok(true) => Piece::Gone(name),
         Ok(false) => Piece::Partly,
         Err(error) => Piece::Failed(name, error.into()),

@@ -1,7 +1,7 @@
 //! What `init` will do, decided before anything is created: each selected entry of drives.yaml against the devices as
 //! their agents see them now. One refusal stops all of them, and every refusal is told at once. Pure.
 
-use api::drive::DeviceClaim;
+use api::drive::{DeviceClaim, Gate};
 use api::storage_node::DeviceVerdict;
 use api::{Device, Drive, DrivePhase, DriveSpec, Reason};
 use kube::ResourceExt as _;
@@ -25,6 +25,8 @@ pub(crate) enum Step {
     },
     /// It is being made already, or failed at it; it is only waited for.
     Join(Box<Drive>),
+    /// It failed, and the file asks for another gate than it failed with: that is written, and it is waited for.
+    Regate(Box<Drive>, Option<Gate>),
     /// It is a drive already.
     Keep(Box<Drive>),
 }
@@ -146,7 +148,9 @@ fn existing(entry: &Entry, drive: &Drive) -> Option<Step> {
     );
     let drive = Box::new(drive.clone());
     same.then_some({
-        if under_way {
+        if phase == DrivePhase::Failed && drive.spec.gate != entry.gate {
+            Step::Regate(drive, entry.gate)
+        } else if under_way {
             Step::Join(drive)
         } else {
             Step::Keep(drive)
@@ -323,6 +327,13 @@ mod tests {
         drive.spec.device.fingerprint = device.fingerprint.clone();
         let step = decide(&device, device.clone(), vec![drive.clone()], false);
         assert!(matches!(step, Ok(Step::Join(_))), "{step:?}");
+        let mut failed = drive.clone();
+        failed.status.as_mut().unwrap().phase = DrivePhase::Failed;
+        let step = decide(&device, device.clone(), vec![failed.clone()], false);
+        assert!(matches!(step, Ok(Step::Join(_))), "{step:?}");
+        failed.spec.gate = Some(Gate::default());
+        let step = decide(&device, device.clone(), vec![failed], false);
+        assert!(matches!(step, Ok(Step::Regate(_, None))), "{step:?}");
         let mut ready = drive.clone();
         ready.status.as_mut().unwrap().phase = DrivePhase::Ready;
         let step = decide(&device, device.clone(), vec![ready.clone()], false);

@@ -60,10 +60,12 @@ const fn span(step: Step) -> (u32, u32) {
     }
 }
 
-/// Waits until each drive is ready or failed. `again` is the command that waits once more.
+/// Waits until each drive is ready or failed. Drives in `stale` were changed since they were looked at: how they stood
+/// then says nothing. `again` is the command that waits once more.
 pub(crate) async fn until_ready(
     session: &mut Session,
     drives: &[Drive],
+    stale: Vec<Drive>,
     wait: &Wait,
     again: &str,
 ) -> Result<(), Stop> {
@@ -76,6 +78,7 @@ pub(crate) async fn until_ready(
     let labels: Vec<_> = drives.iter().map(|d| (d.name_any(), label(d))).collect();
     let names: BTreeSet<_> = drives.iter().map(|d| d.name_any()).collect();
     let mut board = Board::new(&session.screen, &labels);
+    let mut stale: BTreeMap<_, _> = stale.iter().map(|d| (d.name_any(), standing(d))).collect();
     let mut last = BTreeMap::new();
     let api = session.api::<Drive>().await?;
     let screen = &mut session.screen;
@@ -84,13 +87,17 @@ pub(crate) async fn until_ready(
             .iter()
             .map(|n| (n.clone(), all.get(n).cloned()))
             .collect();
+        stale.retain(|name, then| {
+            let drive = all.get(name);
+            drive.is_some_and(|drive| standing(drive) == *then)
+        });
         for (name, _) in &labels {
             if let Some(Some(drive)) = last.get(name) {
                 let (percent, step, detail) = progress(drive);
                 board.show(screen, name, percent, &step, &detail)?;
             }
         }
-        Ok(last.values().all(|d| d.as_ref().is_none_or(settled)))
+        Ok(stale.is_empty() && last.values().all(|d| d.as_ref().is_none_or(settled)))
     })
     .await;
     board.finish();
@@ -103,6 +110,12 @@ pub(crate) async fn until_ready(
         .filter(|(name, _)| !matches!(last.get(name), Some(Some(d)) if settled(d)));
     let refusals = left.map(|(_, label)| Refusal::new(Reason::TimedOut, label).next(again));
     Err(Stop::FailedFor(refusals.collect()))
+}
+
+/// How a drive stands, as far as it shows whether that was said anew.
+fn standing(drive: &Drive) -> (DrivePhase, Option<Reason>, String) {
+    let status = drive.status.clone().unwrap_or_default();
+    (status.phase, status.reason, status.message)
 }
 
 fn settled(drive: &Drive) -> bool {

@@ -6,6 +6,7 @@ use api::csi::{
     ValidateVolumeCapabilitiesRequest, ValidateVolumeCapabilitiesResponse,
     validate_volume_capabilities_response::Confirmed,
 };
+use api::serve::faults;
 use api::status::status;
 use kube::api::{DeleteParams, Patch, Preconditions};
 use serde_json::json;
@@ -61,7 +62,7 @@ impl Service {
         let (params, patch) = (patch_params(), Patch::Merge(&precondition));
         if !volume.release {
             let released = volumes.patch(&volume.name, &params, &patch);
-            let released = call(WRITE_TIMEOUT, released).await?;
+            let released = faults::around("release", call(WRITE_TIMEOUT, released)).await?;
             self.leader.inventory().apply_volume(&released);
         }
         if !volume.deleting {
@@ -73,7 +74,7 @@ impl Service {
                 ..DeleteParams::default()
             };
             let deleted = volumes.delete(&volume.name, &params);
-            let deleted = call(WRITE_TIMEOUT, deleted).await?;
+            let deleted = faults::around("delete", call(WRITE_TIMEOUT, deleted)).await?;
             // Told at once, so that the next call sees it gone before the watch does.
             match deleted.left() {
                 Some(deleting) => self.leader.inventory().apply_volume(&deleting),
@@ -125,7 +126,7 @@ impl Service {
         });
         let (params, patch) = (patch_params(), Patch::Merge(&wanted));
         let written = volumes.patch(&id, &params, &patch);
-        match call(PLACING_WRITE_TIMEOUT, written).await {
+        match faults::around("expand", call(PLACING_WRITE_TIMEOUT, written)).await {
             Ok(written) => {
                 self.leader.inventory().apply_volume(&written);
                 tracing::info!(

@@ -1,6 +1,7 @@
 //! CreateVolume: a promise under the inventory's lock ([`crate::asked`] decides), then one write, then the answer.
 
 use api::csi::{CreateVolumeRequest, Volume as WireVolume};
+use api::serve::faults;
 use api::status::status;
 use api::{Reason, Volume};
 use tokio::time::Instant;
@@ -48,7 +49,8 @@ impl Service {
         let volumes = self.leader.volumes();
         let params = post_params();
         let written = volumes.create(&params, volume);
-        let error = match call(PLACING_WRITE_TIMEOUT, written).await {
+        let written = faults::around("create", call(PLACING_WRITE_TIMEOUT, written));
+        let error = match written.await {
             Ok(written) => {
                 let entry = VolumeEntry::new(&written).unwrap_or_default();
                 let answer = reply(&entry);

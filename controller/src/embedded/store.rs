@@ -5,6 +5,7 @@
 //! In memory the same code runs in the caller's own turn, without thread or queue: a simulated cluster in virtual
 //! time replays to the letter.
 
+use api::serve::faults;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -203,6 +204,7 @@ impl Engine {
         if entries.is_empty() {
             return Ok(());
         }
+        faults::before("commit");
         if let Some(disk) = &mut self.disk
             && let Err(error) = disk.write(&entries, self.revision)
         {
@@ -213,6 +215,7 @@ impl Engine {
                 "the store cannot be written: {error}"
             )));
         }
+        faults::after("commit");
         self.shared.publish(entries);
         Ok(())
     }

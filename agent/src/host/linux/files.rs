@@ -7,6 +7,7 @@ use std::os::unix::fs::{
 };
 use std::path::{Component, Path, PathBuf};
 
+use api::serve::faults;
 use block::extents::{self, Extent};
 use block::random::Random;
 use nix::sys::statvfs::statvfs;
@@ -160,6 +161,7 @@ pub(super) fn write_filled(path: &Path, bytes: u64, seed: u64) -> Result<(), Hos
             chunk.truncate(usize::try_from(wanted).unwrap_or(chunk.len()));
             file.write_all(&chunk)?;
             left -= wanted;
+            faults::piece("fill");
         }
         file.sync_all()?;
         fs::rename(&temporary, path)?;
