@@ -80,7 +80,10 @@ fn erase_through(machine: &mut Machine, index: usize, drive: &Drive, point: Opti
     }
     let (name, word) = (drive.name_any(), drive.spec.device.fingerprint.to_string());
     let words = ["remove", &name, "--erase", "--yes", &word, "--no-wait"];
-    machine.ringpv(&words).ok();
+    // Refused where the agent writes the object in the same moment.
+    until("the drive to be removed", LIMIT, || {
+        (machine.ringpv(&words).code == Some(0)).then_some(())
+    });
     if let Some(point) = point {
         dead(machine, point);
         machine.start_agent();
