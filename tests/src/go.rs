@@ -63,7 +63,7 @@ fn toolchain(directory: &Path) -> Result<Command, String> {
     download.args(["mod", "download", "-json", &name]);
     let said = run(download, PATIENCE);
     let answer: Value = serde_json::from_str(&said.stdout).unwrap_or_default();
-    let root = answer["Dir"].as_str().map(PathBuf::from);
+    let root = answer.get("Dir").and_then(Value::as_str).map(PathBuf::from);
     let root = root.ok_or_else(|| format!("Go {wanted} could not be had: {said}"))?;
     // Modules carry no permissions.
     for folder in ["bin", &format!("pkg/tool/linux_{architecture}")] {
