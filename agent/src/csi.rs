@@ -40,7 +40,7 @@ use tonic::{Request, Response, Status};
 use crate::registry::Registry;
 use crate::topology;
 use crate::volumes::plan::Wanted;
-use crate::volumes::{Refusal, Stats, Volumes, ephemeral};
+use crate::volumes::{Meant, Refusal, Stats, Subject, Volumes, ephemeral};
 
 mod capability;
 mod health;
@@ -181,6 +181,11 @@ fn required(range: Option<&CapacityRange>) -> Result<u64, Refusal> {
 }
 
 impl NodeService {
+    /// The volume of a name, where the call has no way to say more of it.
+    async fn subject(&self, volume: &str) -> Result<Subject, Refusal> {
+        self.volumes.subject(volume, &Meant::default()).await
+    }
+
     async fn stage(&self, request: &NodeStageVolumeRequest) -> Result<(), Refusal> {
         let volume = match request.volume_id.as_str() {
             "" => return Err(missing("volume_id")),
@@ -190,7 +195,8 @@ impl NodeService {
         check(request.volume_capability.as_ref())?;
         let volume = id(volume)?;
         let _flight = self.in_flight.begin(volume)?;
-        let subject = self.volumes.subject(volume).await?;
+        let meant = Meant::read(&request.volume_context);
+        let subject = self.volumes.subject(volume, &meant).await?;
         let wanted = Wanted::Staged { path: staging };
         if let (_, Wanted::Staged { path }) = self.volumes.carry_out(&subject, wanted).await? {
             self.volumes.remember(volume, Some(&path), None);
@@ -215,7 +221,9 @@ impl NodeService {
                 return Err(Refusal::new(Reason::NotStaged, message));
             }
             let staging = path("staging_target_path", &request.staging_target_path)?;
-            (self.volumes.subject(volume).await?, Some(staging))
+            let meant = Meant::read(&request.volume_context);
+            let subject = self.volumes.subject(volume, &meant).await?;
+            (subject, Some(staging))
         };
         let wanted = Wanted::Published {
             staging,
@@ -269,7 +277,7 @@ impl NodeService {
         if request.volume_path.is_empty() {
             return Err(missing("volume_path"));
         }
-        let subject = self.volumes.subject(id(&request.volume_id)?).await?;
+        let subject = self.subject(id(&request.volume_id)?).await?;
         let at = mounted(&request.volume_id, &request.volume_path)?;
         self.volumes.stats(&subject, &at).await
     }
@@ -287,11 +295,11 @@ impl NodeService {
         let required_bytes = required(request.capacity_range.as_ref())?;
         let volume = id(&request.volume_id)?;
         let _flight = self.in_flight.begin(volume)?;
-        let mut subject = self.volumes.subject(volume).await?;
+        let mut subject = self.subject(volume).await?;
         let at = mounted(volume, &request.volume_path)?;
         if subject.promise.record.capacity_bytes < required_bytes {
             // The watch may be behind the call that grew it.
-            subject = self.volumes.fresh(volume).await?;
+            subject = self.volumes.fresh(volume, &Meant::default()).await?;
         }
         let promised = subject.promise.record.capacity_bytes;
         if promised < required_bytes {
@@ -410,7 +418,7 @@ impl Node for NodeService {
         request: Request<NodeGetVolumeHealthRequest>,
     ) -> Result<Response<NodeGetVolumeHealthResponse>, Status> {
         let volume = id(&request.get_ref().volume_id)?;
-        let subject = self.volumes.subject(volume).await?;
+        let subject = self.subject(volume).await?;
         let health_statuses = match &subject.drive {
             Some(drive) => {
                 let drives = self.drives().await;

@@ -20,9 +20,11 @@ pub mod refusal;
 pub mod seen;
 pub mod service;
 pub mod status;
+pub mod subject;
 #[cfg(test)]
 mod testing;
 mod trash;
 
 pub use refusal::Refusal;
-pub use service::{Stats, Subject, Volumes};
+pub use service::{Stats, Volumes};
+pub use subject::{Meant, Subject};

@@ -60,6 +60,13 @@ pub const PARAM_SIZE: &str = "size";
 /// that it takes over. Without it a new Volume never gets the data of an earlier one of its name.
 pub const ANNOTATION_ADOPTS: &str = "ringpv.io/adopts";
 
+/// Key of the volume context of NodeStageVolume and NodePublishVolume: the drive that the volume is on. A caller that
+/// knows it is not given a volume of the same name on another drive while no API answers.
+pub const CONTEXT_DRIVE: &str = "ringpv.io/drive";
+/// Key of the same: the incarnation, the UID of the Volume object, that the caller means. Another volume of the name is
+/// refused, unless it has adopted that one's data.
+pub const CONTEXT_INCARNATION: &str = "ringpv.io/incarnation";
+
 /// Longest DNS label, in bytes.
 const DNS_LABEL_MAX: usize = 63;
 

@@ -389,10 +389,27 @@ impl Agent {
     /// # Errors
     /// As the agent answers.
     pub async fn stage(&self, volume: &str, path: &Path) -> Result<(), Status> {
+        self.stage_meant(volume, path, &[]).await
+    }
+
+    /// NodeStageVolume by a caller that knows more of the volume than its name.
+    ///
+    /// # Errors
+    /// As the agent answers.
+    pub async fn stage_meant(
+        &self,
+        volume: &str,
+        path: &Path,
+        context: &[(&str, &str)],
+    ) -> Result<(), Status> {
         let request = NodeStageVolumeRequest {
             volume_id: volume.to_owned(),
             staging_target_path: text(path),
             volume_capability: capability(Mode::SingleNodeWriter),
+            volume_context: context
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect(),
             ..Default::default()
         };
         self.csi.clone().node_stage_volume(request).await.map(drop)

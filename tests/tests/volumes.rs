@@ -256,31 +256,6 @@ async fn what_is_refused_and_with_which_word() {
 }
 
 #[tokio::test]
-async fn without_the_api_what_is_on_disk_is_mounted() {
-    let Some(node) = Node::new("without_the_api_what_is_on_disk_is_mounted", 2).await else {
-        return;
-    };
-    node.agent("a").await;
-    node.volume("v1", 64 * MIB).await;
-    in_phase(&node, "v1", VolumePhase::Ready).await;
-    node.set_away(true);
-    let restarted = node.agent("b").await;
-    let (staging, pod) = (node.place("staging"), node.place("pod"));
-    restarted.stage("v1", &staging).await.unwrap();
-    restarted
-        .publish("v1", (&staging, &pod), false, WRITER)
-        .await
-        .unwrap();
-    fs::write(pod.join("f"), "x").unwrap();
-    let unknown = restarted.stage("v9", &node.place("s9")).await;
-    assert_eq!(code(unknown), Code::Unavailable);
-    restarted.unpublish("v1", &pod).await.unwrap();
-    restarted.unstage("v1", &staging).await.unwrap();
-    assert!(node.data("v1").join("f").exists());
-    assert_eq!(*restarted.volumes.orphans().borrow(), vec![]);
-}
-
-#[tokio::test]
 async fn links_in_the_kubelets_folder_are_followed() {
     let Some(node) = Node::new("links_in_the_kubelets_folder_are_followed", 1).await else {
         return;

@@ -22,7 +22,8 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::json;
 
 use super::refusal::Refusal;
-use super::service::{Subject, Volumes};
+use super::service::Volumes;
+use super::subject::{Meant, Subject};
 
 /// How long a pod waits for its drive. The kubelet asks again, so this is no end.
 const PLACED_WITHIN: Duration = Duration::from_secs(30);
@@ -185,10 +186,11 @@ impl Volumes {
             None => match self.object(name).await {
                 Ok(object) => object.map(Arc::new),
                 Err(unavailable) => {
-                    let on_disk = self.on_disk(name).await;
+                    let on_disk = self.on_disk(name, &Meant::default()).await;
                     return match on_disk {
-                        Some(subject) if subject.promise.record.ephemeral => Err(unavailable),
-                        Some(_) | None => Ok(()),
+                        Ok(Some(subject)) if subject.promise.record.ephemeral => Err(unavailable),
+                        // An inline volume's name is its pod's alone: of two on disk none is one.
+                        Ok(_) | Err(_) => Ok(()),
                     };
                 }
             },

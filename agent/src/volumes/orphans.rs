@@ -112,6 +112,7 @@ fn bare(name: &str) -> Record {
         format_version: FORMAT,
         volume: name.to_owned(),
         incarnation: String::new(),
+        formerly: Vec::new(),
         csi_name: String::new(),
         capacity_bytes: 0,
         project_id: 0,

@@ -6,6 +6,7 @@
 //!   repeated, completes; nothing is shown to a pod before its limits are in force.
 //! * Data belong to the incarnation that the record names. An object that is not that one and does not say that it
 //!   adopts it gets nothing of them, and may not release them.
+//! * Who means another incarnation gets nothing of them either, unless it is one whose data these were before.
 //! * What is promised grows; it never shrinks here, whatever a stale object says.
 //! * Released data go to the trash only when nothing of them is mounted in the mount table, whatever a status says.
 
@@ -32,6 +33,8 @@ pub struct Promise {
     pub record: Record,
     /// Incarnation whose data it may take over.
     pub adopts: Option<String>,
+    /// Incarnation that the caller means, where it knows it.
+    pub meant: Option<String>,
     /// Project id that its status says it had: the witness where the record is damaged.
     pub witness: Option<u32>,
     /// Pods get an empty stand-in.
@@ -68,6 +71,10 @@ pub enum Wanted {
 
 /// One step of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a plan has a handful of actions, and most of them one record"
+)]
 pub enum Action {
     /// The record is written.
     WriteRecord(Record),
@@ -190,6 +197,7 @@ pub fn plan(promise: &Promise, wanted: &Wanted, seen: &Seen) -> Result<Plan, Ref
 /// Directory, record and limits.
 fn provision(promise: &Promise, seen: &Seen) -> Result<Plan, Refusal> {
     let own = own_record(promise, seen)?;
+    is_meant(promise, own)?;
     let wanted_bytes = promise.record.capacity_bytes;
     if promise.record.capacity_enforcement == CapacityEnforcement::Strict && !seen.quota_enforced {
         return Err(Refusal::new(
@@ -209,6 +217,7 @@ fn provision(promise: &Promise, seen: &Seen) -> Result<Plan, Refusal> {
     let record = Record {
         capacity_bytes,
         project_id,
+        formerly: own.map_or_else(Vec::new, |own| own.formerly_of(&promise.record.incarnation)),
         ..promise.record.clone()
     };
     let mut actions = Vec::new();
@@ -276,6 +285,22 @@ fn own_record<'s>(promise: &Promise, seen: &'s Seen) -> Result<Option<&'s Record
 fn is_own(promise: &Promise, record: &Record) -> bool {
     record.incarnation == promise.record.incarnation
         || promise.adopts.as_ref() == Some(&record.incarnation)
+}
+
+/// Refuses who means another volume of this name.
+fn is_meant(promise: &Promise, own: Option<&Record>) -> Result<(), Refusal> {
+    let Some(meant) = &promise.meant else {
+        return Ok(());
+    };
+    let is = &promise.record.incarnation;
+    if meant == is || own.is_some_and(|own| own.formerly_of(is).contains(meant)) {
+        return Ok(());
+    }
+    let message = format!(
+        "the volume {} that was asked for ({meant}) is not the one that is there now ({is})",
+        promise.record.volume
+    );
+    Err(Refusal::new(Reason::EarlierData, message))
 }
 
 /// Whether the drive has no room for it.

@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 
 /// The format that this version writes.
 pub const FORMAT: u32 = 1;
+/// Earlier incarnations that a record keeps: the latest ones.
+const FORMERLY_MAX: usize = 16;
 
 /// One volume as its drive knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +28,9 @@ pub struct Record {
     pub volume: String,
     /// UID of the Volume object that it was made for. Another object of the same name has no right to the data.
     pub incarnation: String,
+    /// Incarnations whose data these were before they were adopted, oldest first: whoever means one of them means these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub formerly: Vec<String>,
     /// Name that the CSI caller gave.
     pub csi_name: String,
     /// Bytes promised.
@@ -87,6 +92,7 @@ impl Record {
             format_version: FORMAT,
             volume: volume.name_any(),
             incarnation: volume.uid().unwrap_or_default(),
+            formerly: Vec::new(),
             csi_name: spec.csi_name.clone(),
             capacity_bytes: spec.capacity_bytes,
             project_id: 0,
@@ -97,6 +103,17 @@ impl Record {
             claim: spec.claim.clone(),
             parameters: spec.parameters.clone(),
         }
+    }
+
+    /// The former incarnations of these data once they belong to `incarnation`.
+    #[must_use]
+    pub fn formerly_of(&self, incarnation: &str) -> Vec<String> {
+        let mut formerly = self.formerly.clone();
+        if self.incarnation != incarnation {
+            formerly.push(self.incarnation.clone());
+        }
+        formerly.drain(..formerly.len().saturating_sub(FORMERLY_MAX));
+        formerly
     }
 
     /// Reads a record of `volume`.
@@ -167,6 +184,21 @@ mod tests {
     fn a_record_survives_writing_and_reading() {
         let written = record("v1", 7, 1 << 30);
         assert_eq!(Record::parse("v1", &written.to_json()), Ok(written));
+    }
+
+    #[test]
+    fn only_the_latest_former_incarnations_are_kept() {
+        let mut own = record("v1", 7, 1 << 30);
+        let first = own.incarnation.clone();
+        assert_eq!(own.formerly_of(&first), Vec::<String>::new());
+        for n in 0..=FORMERLY_MAX {
+            let next = n.to_string();
+            own.formerly = own.formerly_of(&next);
+            assert!(own.formerly.len() <= FORMERLY_MAX);
+            assert_eq!(own.formerly.last(), Some(&own.incarnation));
+            own.incarnation = next;
+        }
+        assert!(!own.formerly.contains(&first));
     }
 
     #[test]

@@ -1,19 +1,15 @@
-//! The volumes of this node, acting: finds what was promised, and does a plan as one job on the drive's own thread.
-//!
-//! What was promised of a volume is asked in this order: the watched objects; one live GET; where the API does not
-//! answer, the record on a mounted drive. So a reboot without an API server brings back every pod's data.
+//! The volumes of this node, acting: does a plan for what was promised as one job on the drive's own thread.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use api::names::ANNOTATION_ADOPTS;
 use api::storage_node::Orphan;
 use api::{Reason, Volume};
 use jiff::Timestamp;
+use kube::Client;
 use kube::api::Api;
-use kube::{Client, ResourceExt as _};
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::apply::apply;
@@ -23,11 +19,10 @@ use super::record::Record;
 use super::refusal::Refusal;
 use super::seen::{Place, Seen, see};
 use super::status::Memory;
+use super::subject::Subject;
 use crate::host::{Host, HostError, TreeUsage};
 use crate::registry::{MountedDrive, Registry};
 
-/// How long one live GET may take before what is on disk counts.
-const GET_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the end of a mount waits for the API to know of it.
 const TOLD_WITHIN: Duration = Duration::from_secs(1);
 /// Entries of a volume that are counted where the kernel does not count.
@@ -55,48 +50,6 @@ pub(super) struct Inner {
     pub(super) emptying: Mutex<BTreeSet<String>>,
     pub(super) orphans: watch::Sender<Vec<Orphan>>,
     pub(super) clock: fn() -> Timestamp,
-}
-
-/// A volume as it was promised, and by whom that is known.
-#[derive(Clone, Debug)]
-pub struct Subject {
-    /// What was promised.
-    pub promise: Promise,
-    /// Its drive, once placed.
-    pub drive: Option<String>,
-    /// Its object; none where only the drive could be asked.
-    pub object: Option<Arc<Volume>>,
-}
-
-impl Subject {
-    /// As an object promises it.
-    #[must_use]
-    pub fn of(volume: Arc<Volume>) -> Self {
-        let status = volume.status.as_ref();
-        Self {
-            promise: Promise {
-                record: Record::of(&volume),
-                adopts: volume.annotations().get(ANNOTATION_ADOPTS).cloned(),
-                witness: status.and_then(|status| status.project_id),
-                suspended: volume.spec.suspended,
-            },
-            drive: volume.spec.drive.clone(),
-            object: Some(volume),
-        }
-    }
-
-    fn on_disk(record: Record, drive: &MountedDrive) -> Self {
-        Self {
-            promise: Promise {
-                record,
-                adopts: None,
-                witness: None,
-                suspended: false,
-            },
-            drive: Some(drive.id.to_string()),
-            object: None,
-        }
-    }
 }
 
 /// Size and use of a volume.
@@ -187,87 +140,6 @@ impl Volumes {
     pub(super) fn api(&self) -> Api<Volume> {
         Api::all(self.inner.client.clone())
     }
-
-    // ---- what was promised ----
-
-    /// The volume, from the nearest place that knows it.
-    ///
-    /// # Errors
-    /// There is no such volume on this node, or nobody could be asked.
-    pub async fn subject(&self, volume: &str) -> Result<Subject, Refusal> {
-        match self.inner.cache.get(volume) {
-            Some(object) => self.here(Subject::of(object)),
-            None => self.fresh(volume).await,
-        }
-    }
-
-    /// The same, but not from what was watched.
-    ///
-    /// # Errors
-    /// As [`Self::subject`].
-    pub async fn fresh(&self, volume: &str) -> Result<Subject, Refusal> {
-        match self.object(volume).await {
-            Ok(Some(object)) => self.here(Subject::of(Arc::new(object))),
-            Ok(None) => Err(Refusal::new(Reason::VolumeNotFound, volume)),
-            Err(unavailable) => self.on_disk(volume).await.ok_or(unavailable),
-        }
-    }
-
-    /// One live GET.
-    pub(super) async fn object(&self, volume: &str) -> Result<Option<Volume>, Refusal> {
-        let unavailable = |why: String| Refusal::new(Reason::ApiUnavailable, why);
-        match tokio::time::timeout(GET_TIMEOUT, self.api().get_opt(volume)).await {
-            Ok(Ok(found)) => Ok(found),
-            Ok(Err(error)) => Err(unavailable(error.to_string())),
-            Err(_) => Err(unavailable(format!(
-                "no answer within {} s",
-                GET_TIMEOUT.as_secs()
-            ))),
-        }
-    }
-
-    fn here(&self, subject: Subject) -> Result<Subject, Refusal> {
-        match &subject.object {
-            Some(object) if object.spec.node != self.inner.node => {
-                let message = format!(
-                    "volume {} lives on node {}",
-                    object.name_any(),
-                    object.spec.node
-                );
-                Err(Refusal::new(Reason::OtherNode, message))
-            }
-            Some(_) | None => Ok(subject),
-        }
-    }
-
-    /// The record of a volume on any mounted drive. All are asked at once.
-    pub(super) async fn on_disk(&self, volume: &str) -> Option<Subject> {
-        let mut asked = tokio::task::JoinSet::new();
-        for drive in self.inner.registry.all() {
-            let (host, volume) = (Arc::clone(&self.inner.host), volume.to_owned());
-            asked.spawn(async move {
-                let read = drive
-                    .call(&host, move |host, drive| {
-                        host.read_file(&drive.volume_record(&volume))
-                            .ok()
-                            .flatten()
-                            .and_then(|content| Record::parse(&volume, &content).ok())
-                    })
-                    .await;
-                read.ok()
-                    .flatten()
-                    .map(|record| Subject::on_disk(record, &drive))
-            });
-        }
-        while let Some(answer) = asked.join_next().await {
-            if let Ok(Some(subject)) = answer {
-                return Some(subject);
-            }
-        }
-        None
-    }
-
-    // ---- what is done ----
 
     /// Runs a job on a drive's calls lane.
     pub(super) async fn on_drive<T: Send + 'static>(

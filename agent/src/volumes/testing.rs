@@ -13,6 +13,7 @@ pub(super) fn record(volume: &str, project_id: u32, capacity_bytes: u64) -> Reco
         format_version: FORMAT,
         volume: volume.to_owned(),
         incarnation: format!("uid-of-{volume}"),
+        formerly: Vec::new(),
         csi_name: volume.to_owned(),
         capacity_bytes,
         project_id,
@@ -33,6 +34,7 @@ pub(super) fn promise(record: &Record) -> Promise {
             ..record.clone()
         },
         adopts: None,
+        meant: None,
         witness: None,
         suspended: false,
     }

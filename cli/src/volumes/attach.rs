@@ -44,8 +44,11 @@ async fn one(
         path: absolute(path)?,
         read_only: args.read_only,
         single_writer: Some(volume.spec.single_writer),
+        drive: volume.spec.drive.clone(),
+        incarnation: volume.uid(),
     };
-    let mut table = Mounts::read(file)?;
+    let before = Mounts::read(file)?;
+    let mut table = before.clone();
     let news = table.add(mount.clone()).map_err(Stop::refused)?;
     if news {
         empty(&mount.path)?;
@@ -59,7 +62,7 @@ async fn one(
         return session.hint(&Hint::DryRun);
     }
     attach(session, file, &mount, volume.spec.single_writer).await?;
-    if news {
+    if table != before {
         table.write(file)?;
     }
     let how = if mount.read_only { ", read-only" } else { "" };
@@ -127,6 +130,7 @@ async fn attach(
         volume_id: mount.volume.clone(),
         staging_target_path: text(&staging)?,
         volume_capability: Some(capability.clone()),
+        volume_context: mount.context(),
         ..NodeStageVolumeRequest::default()
     })
     .await?;
@@ -136,6 +140,7 @@ async fn attach(
         target_path: text(&mount.path)?,
         volume_capability: Some(capability),
         readonly: mount.read_only,
+        volume_context: mount.context(),
         ..NodePublishVolumeRequest::default()
     })
     .await?;

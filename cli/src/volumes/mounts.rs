@@ -2,11 +2,13 @@
 //! `volumes mount --all` makes it so again after a boot. It is written beside and renamed: a power cut leaves the old
 //! table or the new one.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use api::Reason;
+use api::names::{CONTEXT_DRIVE, CONTEXT_INCARNATION};
 use serde::{Deserialize, Serialize};
 
 use crate::advice::{Refusal, Stop};
@@ -39,9 +41,28 @@ pub(crate) struct Mount {
     /// table of an older version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) single_writer: Option<bool>,
+    /// Its drive, and below the UID of its object: a boot without an API mounts this very volume, not another of its
+    /// name. Absent in a table of an older version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) drive: Option<String>,
+    /// UID of its object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) incarnation: Option<String>,
 }
 
 impl Mount {
+    /// What the agent is told of the volume beyond its name.
+    pub(crate) fn context(&self) -> BTreeMap<String, String> {
+        let known = [
+            (CONTEXT_DRIVE, &self.drive),
+            (CONTEXT_INCARNATION, &self.incarnation),
+        ];
+        known
+            .into_iter()
+            .filter_map(|(key, value)| Some((key.to_owned(), value.clone()?)))
+            .collect()
+    }
+
     /// Whether both mean the same mount.
     fn is_same(&self, other: &Self) -> bool {
         (&self.volume, &self.path, self.read_only) == (&other.volume, &other.path, other.read_only)
@@ -100,13 +121,14 @@ impl Mounts {
         Ok(())
     }
 
-    /// Adds an entry; false where it is there already.
+    /// Adds an entry; false where it is there already, with what is known of the volume now.
     pub(crate) fn add(&mut self, mount: Mount) -> Result<bool, Refusal> {
-        let Some(old) = self.mounts.iter().find(|m| m.path == mount.path) else {
+        let Some(old) = self.mounts.iter_mut().find(|m| m.path == mount.path) else {
             self.mounts.push(mount);
             return Ok(true);
         };
         if old.is_same(&mount) {
+            *old = mount;
             return Ok(false);
         }
         let how = if old.read_only { ", read-only" } else { "" };
@@ -158,6 +180,8 @@ mod tests {
             path: path.into(),
             read_only,
             single_writer: Some(false),
+            drive: Some("d1".to_owned()),
+            incarnation: Some(format!("uid-of-{volume}")),
         }
     }
 
@@ -179,6 +203,10 @@ mod tests {
             Ok(false),
             "the same mount, though an older table says less of it"
         );
+        assert_eq!(table.mounts[1].context(), BTreeMap::new());
+        let context = table.mounts[0].context();
+        assert_eq!(context[CONTEXT_DRIVE], "d1", "what it lacked is known now");
+        assert_eq!(context[CONTEXT_INCARNATION], "uid-of-a");
         let known = mount("d", "/srv/d", false);
         assert!(!table.is_single_writer(&known));
     }

@@ -287,7 +287,10 @@ fn the_data_of_an_earlier_object_are_neither_given_nor_released() {
         ..own.clone()
     };
     let taken_over = plan(&adopting, &staged(), &seen).unwrap();
-    let rewritten = record("v1", 1, GIB);
+    let rewritten = Record {
+        formerly: vec!["u0".into()],
+        ..record("v1", 1, GIB)
+    };
     assert_eq!(
         taken_over.actions.first(),
         Some(&Action::WriteRecord(rewritten))
@@ -472,4 +475,46 @@ fn a_drive_that_is_there_to_stay_is_waited_for() {
         Some(End::LetGo)
     );
     assert_eq!(end_without_drive(None), Some(End::LetGo));
+}
+
+#[test]
+fn who_means_another_volume_of_the_name_gets_nothing() {
+    let own = record("v1", 1, GIB);
+    let adopted = Promise {
+        adopts: Some(own.incarnation.clone()),
+        record: Record {
+            incarnation: "second".into(),
+            ..own.clone()
+        },
+        ..promise(&own)
+    };
+    let meaning = |promise: &Promise, incarnation: &str| Promise {
+        meant: Some(incarnation.to_owned()),
+        ..promise.clone()
+    };
+    let seen = provisioned(&own);
+    let named = meaning(&promise(&own), &own.incarnation);
+    assert!(plan(&named, &staged(), &seen).is_ok());
+    let other = meaning(&promise(&own), "other");
+    assert_eq!(refusal(&other, &staged(), &seen), Reason::EarlierData);
+    assert_eq!(refusal(&other, &staged(), &nothing()), Reason::EarlierData);
+
+    // Adopted data are the same data, for whoever meant them before and after, and after a second adoption.
+    let both = [own.incarnation.as_str(), "second"];
+    let whole = plan(&meaning(&adopted, both[0]), &staged(), &seen).unwrap();
+    let seen = carry_out(seen, "v1", &whole.actions);
+    let written = seen.record.clone().unwrap().unwrap();
+    assert_eq!(written.formerly, std::slice::from_ref(&own.incarnation));
+    let from_disk = Promise {
+        record: written,
+        ..promise(&own)
+    };
+    for incarnation in both {
+        for promise in [&adopted, &from_disk] {
+            let promise = meaning(promise, incarnation);
+            assert!(plan(&promise, &staged(), &seen).is_ok(), "{incarnation}");
+        }
+    }
+    let third = meaning(&from_disk, "third");
+    assert_eq!(refusal(&third, &staged(), &seen), Reason::EarlierData);
 }
