@@ -64,6 +64,9 @@ pub struct Said {
     /// Labels, without our own.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// Whether it is suspended, and with it all volumes on it: kept for a boot while the API is away.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspended: bool,
 }
 
 impl Said {
@@ -75,6 +78,7 @@ impl Said {
         Self {
             access_tier: Some(drive.spec.access_tier),
             labels,
+            suspended: drive.spec.suspended,
         }
     }
 }
@@ -159,6 +163,7 @@ mod tests {
             said: Said {
                 access_tier: Some(AccessTier::Cold),
                 labels: BTreeMap::from([("rack".into(), "3".into())]),
+                suspended: true,
             },
         };
         assert_eq!(DriveRecord::parse(&record.to_json()).unwrap(), record);
@@ -192,7 +197,9 @@ mod tests {
         for (key, value) in [("rack", "3"), ("ringpv.io/node", "n1")] {
             labels.insert(key.into(), value.into());
         }
+        drive.spec.suspended = true;
         let said = Said::of(&drive);
+        assert!(said.suspended);
         assert_eq!(said.access_tier, Some(AccessTier::Warm));
         assert_eq!(said.labels, BTreeMap::from([("rack".into(), "3".into())]));
     }

@@ -214,7 +214,8 @@ impl Registry {
         all.clone()
     }
 
-    /// Notes whether a person suspended the drive. Only the drive's own reconciler calls this.
+    /// Notes whether a person suspended the drive. Only the drive's own reconciler calls this, or its mount at
+    /// the start where the drive's record says that it is suspended.
     pub fn suspend(&self, id: &str, suspended: bool) {
         let mut ids = self
             .suspended

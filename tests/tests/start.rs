@@ -281,7 +281,7 @@ async fn what_a_person_said_of_a_drive_is_on_it() {
     let registry = ctx.registry.clone();
     let running = tokio::spawn(reconcile::run(ctx, watch::Sender::new(None), stop.clone()));
     let said = Patch::Merge(json!({
-        "spec": {"accessTier": "Cold"}, "metadata": {"labels": {"rack": "3"}},
+        "spec": {"accessTier": "Cold", "suspended": true}, "metadata": {"labels": {"rack": "3"}},
     }));
     let params = PatchParams::default();
     machine
@@ -296,6 +296,7 @@ async fn what_a_person_said_of_a_drive_is_on_it() {
         let said = DriveRecord::parse(&text.unwrap()).unwrap().said;
         if said.access_tier == Some(AccessTier::Cold) {
             assert_eq!(said.labels.get("rack").map(String::as_str), Some("3"));
+            assert!(said.suspended);
             break;
         }
         assert!(now() < end, "{said:?}");
@@ -311,6 +312,8 @@ async fn what_a_person_said_of_a_drive_is_on_it() {
     let late = reconcile::attach_from_disk(&ctx, &snapshot).await;
     assert!(late.is_empty());
     assert_eq!(ctx.registry.said(), registry.said());
+    let suspended = [&ids[0], &ids[1]].map(|id| ctx.registry.is_suspended(id));
+    assert_eq!(suspended, [true, false]);
 }
 
 #[tokio::test]

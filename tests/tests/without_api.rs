@@ -4,16 +4,22 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
+use agent::volumes::record::Record;
 use api::csi::volume_capability::access_mode::Mode;
 use api::names::{CONTEXT_DRIVE, CONTEXT_INCARNATION};
 use api::{Reason, VolumePhase};
 use kube::ResourceExt as _;
+use serde_json::json;
+use tests::command::now;
 use tests::node::{Agent, NODE, Node, in_phase, reason};
 use tonic::Code;
 
 const MIB: u64 = 1 << 20;
 const WRITER: Mode = Mode::SingleNodeWriter;
+/// How long something may take that happens by itself.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 #[tokio::test]
 async fn without_the_api_what_is_on_disk_is_mounted() {
@@ -97,4 +103,36 @@ async fn of_two_volumes_of_a_name_the_one_that_is_meant_is_mounted() {
     let elsewhere = [(CONTEXT_DRIVE, "d9"), second[1]];
     let answer = agent.stage_meant("v1", &staging, &elsewhere).await;
     assert_eq!(reason(answer), Some(Reason::DriveUnavailable));
+}
+
+#[tokio::test]
+async fn a_suspended_volume_stays_so() {
+    let Some(node) = Node::new("a_suspended_volume_stays_so", 1).await else {
+        return;
+    };
+    let agent = node.agent("a").await;
+    node.volume("v1", 64 * MIB).await;
+    in_phase(&node, "v1", VolumePhase::Ready).await;
+    let staging = node.place("staging");
+    for (suspended, entries) in [(true, 0), (false, 1)] {
+        node.change("v1", json!({ "suspended": suspended })).await;
+        let recorded = || {
+            let content = fs::read(node.drives[0].volume_record("v1")).unwrap();
+            Record::parse("v1", &content).unwrap().suspended
+        };
+        let end = now() + PATIENCE;
+        while recorded() != suspended {
+            assert!(now() < end, "the record does not say so");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        fs::write(node.data("v1").join("f"), "x").unwrap();
+        node.set_away(true);
+        let restarted = node.agent(&format!("b-{suspended}")).await;
+        restarted.stage("v1", &staging).await.unwrap();
+        assert_eq!(fs::read_dir(&staging).unwrap().count(), entries);
+        restarted.unstage("v1", &staging).await.unwrap();
+        restarted.stop().await;
+        node.set_away(false);
+    }
+    agent.stop().await;
 }

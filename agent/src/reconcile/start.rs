@@ -90,6 +90,10 @@ async fn attach(ctx: Context, seen: Arc<Seen>, id: String) {
                 device = seen.facts.name,
                 "Mounted what is on disk"
             );
+            // What its object says, once it is known, counts more: this only adds to what nobody has said yet.
+            if attached.said.suspended {
+                ctx.registry.suspend(&id, true);
+            }
             ctx.registry.hear(&id, attached.said);
             ctx.registry.insert(MountedDrive {
                 id: id.as_str().into(),

@@ -119,6 +119,7 @@ fn bare(name: &str) -> Record {
         capacity_enforcement: api::volume::CapacityEnforcement::Strict,
         single_writer: false,
         ephemeral: false,
+        suspended: false,
         spread_id: None,
         claim: None,
         parameters: BTreeMap::new(),

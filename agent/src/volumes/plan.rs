@@ -221,7 +221,7 @@ fn provision(promise: &Promise, seen: &Seen) -> Result<Plan, Refusal> {
         ..promise.record.clone()
     };
     let mut actions = Vec::new();
-    if own != Some(&record) {
+    if own.is_none_or(|own| is_outdated(own, &record, seen.read_only)) {
         actions.push(Action::WriteRecord(record));
     }
     if seen.directory.is_none() {
@@ -247,6 +247,21 @@ fn provision(promise: &Promise, seen: &Seen) -> Result<Plan, Refusal> {
         capacity_bytes,
         shortfall,
     })
+}
+
+/// Whether a record must be written anew. On a drive that takes no writes a volume's data may still be read, whatever
+/// its record says of a suspension.
+fn is_outdated(own: &Record, wanted: &Record, read_only: bool) -> bool {
+    let suspended = if read_only {
+        own.suspended
+    } else {
+        wanted.suspended
+    };
+    let wanted = Record {
+        suspended,
+        ..wanted.clone()
+    };
+    *own != wanted
 }
 
 /// The record, if the data are this promise's own. No record and no directory: nothing there, so nothing foreign.

@@ -43,6 +43,9 @@ pub struct Record {
     pub single_writer: bool,
     /// Whether it lives only as long as its pod.
     pub ephemeral: bool,
+    /// Whether a person suspended it: a boot without an API gives it to nobody either.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspended: bool,
     /// Its spread group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spread_id: Option<String>,
@@ -99,6 +102,7 @@ impl Record {
             capacity_enforcement: spec.capacity_enforcement,
             single_writer: spec.single_writer,
             ephemeral: spec.ephemeral,
+            suspended: spec.suspended,
             spread_id: spec.spread_id.clone(),
             claim: spec.claim.clone(),
             parameters: spec.parameters.clone(),

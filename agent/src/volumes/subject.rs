@@ -62,11 +62,11 @@ impl Subject {
     fn on_disk(record: Record, drive: &MountedDrive) -> Self {
         Self {
             promise: Promise {
+                suspended: record.suspended,
                 record,
                 adopts: None,
                 meant: None,
                 witness: None,
-                suspended: false,
             },
             drive: Some(drive.id.to_string()),
             object: None,

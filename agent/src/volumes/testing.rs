@@ -20,6 +20,7 @@ pub(super) fn record(volume: &str, project_id: u32, capacity_bytes: u64) -> Reco
         capacity_enforcement: CapacityEnforcement::Strict,
         single_writer: false,
         ephemeral: false,
+        suspended: false,
         spread_id: None,
         claim: None,
         parameters: std::collections::BTreeMap::new(),

@@ -157,9 +157,13 @@ impl Task {
                 drive: &drive,
                 now: (ctx.clock)(),
             };
-            let written = apply.remember(&record)?;
-            if written {
-                ctx.registry.hear(&mounted.id, Said::of(&drive));
+            match apply.remember(&record) {
+                Ok(true) => ctx.registry.hear(&mounted.id, Said::of(&drive)),
+                Ok(false) => {}
+                // A full drive is to be shown as full.
+                Err(refusal) => {
+                    tracing::warn!(drive = %mounted.id, reason = %refusal.reason, message = refusal.message, "What a person said of a drive could not be kept on it; this is tried again");
+                }
             }
             let unowned = mounted
                 .quota_enforced

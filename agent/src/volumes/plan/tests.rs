@@ -518,3 +518,23 @@ fn who_means_another_volume_of_the_name_gets_nothing() {
     let third = meaning(&from_disk, "third");
     assert_eq!(refusal(&third, &staged(), &seen), Reason::EarlierData);
 }
+
+#[test]
+fn a_suspension_is_recorded_where_the_drive_can_be_written() {
+    let own = record("v1", 1, GIB);
+    let mut suspended = promise(&own);
+    (suspended.suspended, suspended.record.suspended) = (true, true);
+    let mut seen = provisioned(&own);
+    let whole = plan(&suspended, &Wanted::Provisioned, &seen).unwrap();
+    let recorded = Record {
+        suspended: true,
+        ..own.clone()
+    };
+    assert_eq!(whole.actions, [Action::WriteRecord(recorded.clone())]);
+    seen.read_only = true;
+    let whole = plan(&suspended, &Wanted::Provisioned, &seen).unwrap();
+    assert_eq!(whole.actions, []);
+    // Resumed, and the drive cannot be told: its data are given all the same.
+    seen.record = Some(Ok(recorded));
+    assert!(plan(&promise(&own), &staged(), &seen).is_ok());
+}
