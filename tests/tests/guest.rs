@@ -284,6 +284,41 @@ fn stands(guest: &Guest, serial: &str, phase: &str, reason: &str) {
 }
 
 #[test]
+fn files_that_leave_their_project_show_on_the_drive() {
+    if cannot("files_that_leave_their_project_show_on_the_drive") {
+        return;
+    }
+    let images = Images::new();
+    let (drive, state) = (images.spec("A", "1G"), images.spec("state", "512M"));
+    let guest = Guest::boot("bypass", &["--nvme", &drive, "--disk", &state]);
+    guest.start("");
+    guest.ok(INIT);
+    guest.ok(CLASS);
+    guest.ok("cd /var/lib/ringpv
+        ringpv volumes create v --size 200Mi --class class.yaml
+        ringpv volumes mount v /srv/v");
+    allocate(&guest, "v/file", 100 * MIB);
+    let bypassed = || {
+        let drive = guest.drive("A");
+        let conditions = drive["status"]["conditions"].as_array();
+        let mut found = conditions.into_iter().flatten();
+        let found = found.find(|condition| condition["type"] == "QuotaBypassed");
+        found.map(|condition| condition["status"].clone())
+    };
+    assert_eq!(bypassed(), None, "a file in its project is nothing to tell");
+    let project = guest.number("xfs_io -c lsproj /srv/v/file | sed 's/.*= //'");
+    assert_ne!(project, 0);
+    guest.ok("xfs_io -c 'chproj 0' /srv/v/file");
+    guest.until("the drive says that a file has left its project", || {
+        bypassed() == Some("True".into())
+    });
+    guest.ok(&format!("xfs_io -c 'chproj {project}' /srv/v/file"));
+    guest.until("the drive says that the file is back", || {
+        bypassed() == Some("False".into())
+    });
+}
+
+#[test]
 fn io_uring_forbidden_by_the_administrator() {
     if cannot("io_uring_forbidden_by_the_administrator") {
         return;

@@ -8,11 +8,13 @@ use tokio::time::Instant;
 
 use crate::allocation::{self, Figures};
 use crate::apply::{Apply, Refusal};
+use crate::host::Host;
 use crate::metrics::OfDrive;
 use crate::objects::{self, WriteError};
 use crate::observe::{Content, Observed};
 use crate::plan::{Action, Standing};
 use crate::records::Said;
+use crate::registry::MountedDrive;
 use crate::standing;
 
 use super::vitals::Vitals;
@@ -165,12 +167,9 @@ impl Task {
                     tracing::warn!(drive = %mounted.id, reason = %refusal.reason, message = refusal.message, "What a person said of a drive could not be kept on it; this is tried again");
                 }
             }
-            let unowned = mounted
-                .quota_enforced
-                .then(|| ctx.host.quota(&mounted.root, 0).ok())
-                .flatten();
+            let unowned_bytes = unowned_bytes(ctx.host.as_ref(), &mounted);
             let capacity = apply.capacity(&record)?;
-            Ok((capacity, unowned.map(|usage| usage.used_bytes)))
+            Ok((capacity, unowned_bytes))
         };
         self.worker.call(read).await.ok()
     }
@@ -186,6 +185,20 @@ impl Task {
             // The change that was in the way arrives by the watch.
             Err(WriteError::Conflict(_)) => Err(Stopped::Changed),
             Err(error) => Err(Stopped::Unwritten(error)),
+        }
+    }
+}
+
+/// Bytes of files of no project on a drive, where the kernel counts them.
+fn unowned_bytes(host: &dyn Host, mounted: &MountedDrive) -> Option<u64> {
+    if !mounted.quota_enforced {
+        return None;
+    }
+    match host.quota(&mounted.root, 0) {
+        Ok(usage) => Some(usage.used_bytes),
+        Err(error) => {
+            tracing::warn!(drive = %mounted.id, error = error.sentence(), reason = %Reason::QuotaFailed, "The bytes of no project could not be read, so files that left their projects would not be noticed");
+            None
         }
     }
 }
