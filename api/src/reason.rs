@@ -81,7 +81,7 @@ reasons! {
     MountFailed: "the file system could not be mounted", "the message says why; xfs_repair mends a damaged one";
     IdMismatch: "the file system's id is not the drive's", "kubectl ringpv discover shows what the device carries";
     ProbeFileFailed: "the probe file could not be written", "look at the kernel log";
-    DriveInUse: "volumes are on the drive", "delete or move them first";
+    DriveInUse: "volumes are on the drive", "delete them first";
     Removing: "the drive is being removed", "";
 
     // ---- a drive's turns ----
@@ -97,7 +97,7 @@ reasons! {
     Cordoned: "cordoned by a person: no new volumes", "kubectl ringpv uncordon";
     QuotaSupported: "the kernel enforces project quota", "";
     QuotaUnsupported: "this kernel has no XFS project quota, so a volume's size is not enforced", "a kernel with CONFIG_XFS_QUOTA; or a class with capacity-enforcement: best-effort";
-    OverAllocated: "more is promised than the drive holds", "delete or move a volume";
+    OverAllocated: "more is promised than the drive holds", "delete a volume";
     QuotaBypassed: "files on the drive have left their volumes' projects and count against no capacity", "find them with find -xdev and xfs_io -c lsproj; their owner may put them back or delete them";
 
     // ---- I/O backends ----

@@ -77,7 +77,7 @@ use crate::{Condition, Reason};
     )
 )]
 #[kube(validation = Rule::new("self.spec.capacityBytes >= oldSelf.spec.capacityBytes").message("a Volume's capacity never shrinks"))]
-#[kube(validation = Rule::new("!has(oldSelf.spec.drive) || (has(self.spec.drive) && self.spec.drive == oldSelf.spec.drive)").message("a Volume's drive never changes; moveTo asks for a move"))]
+#[kube(validation = Rule::new("!has(oldSelf.spec.drive) || (has(self.spec.drive) && self.spec.drive == oldSelf.spec.drive)").message("a Volume's drive never changes"))]
 #[kube(validation = Rule::new("!has(oldSelf.spec.placement) || (has(self.spec.placement) && self.spec.placement == oldSelf.spec.placement)").message("a Volume's placement never changes"))]
 #[kube(validation = Rule::new("self.spec.node == oldSelf.spec.node && self.spec.csiName == oldSelf.spec.csiName").message("a Volume's node and CSI name never change"))]
 #[kube(validation = Rule::new("!oldSelf.spec.release || self.spec.release").message("a release is not taken back: its data may be gone"))]

@@ -306,7 +306,7 @@ mod tests {
         let plain = Refusal::new(Reason::DriveInUse, "1a2b3c4d");
         assert_eq!(
             plain.to_string(),
-            "DriveInUse: 1a2b3c4d: volumes are on the drive\n  next: delete or move them first"
+            "DriveInUse: 1a2b3c4d: volumes are on the drive\n  next: delete them first"
         );
         let special = Refusal::new(Reason::NothingMatched, "")
             .detail("no drive is called x")
