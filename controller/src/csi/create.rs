@@ -32,15 +32,19 @@ impl Service {
     }
 
     fn decide(&self, wanted: &Wanted) -> Result<Decision, Status> {
+        let mut inventory = self.leader.inventory();
+        // The lock is waited for before: what is shown is how long placing takes, not how many callers there are.
         let begun = Instant::now();
-        let decided = wanted.decide(&mut self.leader.inventory(), self.terms());
+        let decided = wanted.decide(&mut inventory, self.terms());
+        let elapsed = begun.elapsed();
+        drop(inventory);
         let placed = match &decided {
             Ok(Decision::Write(volume)) => volume.spec.placement.as_ref().map(Ok),
             Err(Refused::NoFit(_, no_fit)) => Some(Err(&**no_fit)),
             Ok(Decision::There(_) | Decision::Look) | Err(Refused::Call(_)) => None,
         };
         if let Some(placed) = placed {
-            self.leader.metrics.placed(placed, begun.elapsed());
+            self.leader.metrics.placed(placed, elapsed);
         }
         decided.map_err(Refused::status)
     }
