@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::host::{FileKind, Host, HostError, MountEntry};
+use crate::host::{Host, HostError, MountEntry};
 use crate::probe::{Seen, Snapshot};
 use crate::records::{DriveRecord, RecordError, drive_record};
 use crate::site::Site;
@@ -145,9 +145,4 @@ fn content(host: &dyn Host, site: &Site, drive: &str) -> Result<Content, HostErr
         Err(error) if error.is_medium() => Ok(Content::ShutDown(error.sentence())),
         Err(error) => Err(error),
     }
-}
-
-/// Whether the guard link of a mounted drive stands.
-pub fn is_guarded(host: &dyn Host, site: &Site, drive: &str) -> Result<bool, HostError> {
-    Ok(host.kind(&site.guarded(drive))? == Some(FileKind::Link))
 }

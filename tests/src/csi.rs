@@ -12,6 +12,12 @@ use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
+/// Parameters of a class that any drive can serve, whatever its kernel enforces.
+#[must_use]
+pub fn best_effort() -> BTreeMap<&'static str, &'static str> {
+    BTreeMap::from([("capacity-enforcement", "best-effort")])
+}
+
 /// A CSI socket.
 #[derive(Clone, Debug)]
 pub struct Csi {

@@ -27,6 +27,7 @@ pub mod loopdev;
 pub mod machine;
 pub mod node;
 pub mod points;
+pub mod removal;
 pub mod tree;
 pub mod world;
 

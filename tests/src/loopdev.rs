@@ -77,6 +77,19 @@ impl LoopDevice {
         &self.file
     }
 
+    /// Checksum of all that is on it.
+    ///
+    /// # Panics
+    /// When it cannot be read.
+    #[must_use]
+    pub fn checksum(&self) -> String {
+        let mut command = program("sha256sum");
+        command.arg(self.path());
+        let printed = run(command, LIMIT).ok().stdout;
+        // The name that follows may be another one the next time.
+        printed.split(' ').next().unwrap_or_default().to_owned()
+    }
+
     /// Where the device is mounted, deepest last.
     #[must_use]
     pub fn mounts(&self) -> Vec<PathBuf> {

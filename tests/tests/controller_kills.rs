@@ -4,7 +4,6 @@
 
 #![cfg(test)]
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use api::names::{FINALIZER_PLACEMENT, NAMESPACE};
@@ -13,11 +12,13 @@ use k8s_openapi::api::core::v1::Event;
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, ListParams};
 use tests::command::{now, until};
+use tests::csi::best_effort;
 use tests::data;
 use tests::machine::{LIMIT, Machine, signalled};
 use tests::points::{
     CONTROLLER_DRIVE, CONTROLLER_INLINE, CONTROLLER_TELLS, CONTROLLER_VOLUME, STORE,
 };
+use tests::removal;
 use tonic::{Code, Status};
 
 const MIB: u64 = 1 << 20;
@@ -161,24 +162,6 @@ fn volume_of(machine: &Machine, name: &str) -> Option<Option<Volume>> {
     Some(named.pop())
 }
 
-/// Takes a drive away and erases it, so that its device is as blank as before.
-fn erase(machine: &Machine, index: usize) {
-    let drive = machine.drive(index).unwrap();
-    let (name, word) = (drive.name_any(), drive.spec.device.fingerprint.to_string());
-    let words = ["remove", &name, "--erase", "--yes", &word];
-    // Refused where the agent writes the object in the same moment.
-    until("the drive to be removed", LIMIT, || {
-        (machine.ringpv(&words).code == Some(0)).then_some(())
-    });
-    until("the device to be blank", LIMIT, || {
-        machine
-            .discovered(index)
-            .holds_drive
-            .is_none()
-            .then_some(())
-    });
-}
-
 /// The API dies at each write of an init in turn, now just before it, now just behind it, whoever writes: the person,
 /// the agent, the controller itself.
 #[test]
@@ -225,17 +208,13 @@ fn init_goes_on_after_the_api_died_at_any_write() {
             "{point}"
         );
         assert!(data::is_whole(&witness, 21, 50), "{point}");
-        erase(&machine, index);
+        removal::erase(&machine, index);
         tests::tell(&format!("{point}: {deaths} deaths, {:?}", begun.elapsed()));
         if deaths == 0 {
             assert!(write > 10, "an init is more than {write} writes");
             return;
         }
     }
-}
-
-fn class() -> BTreeMap<&'static str, &'static str> {
-    BTreeMap::from([("capacity-enforcement", "best-effort")])
 }
 
 #[test]
@@ -255,7 +234,7 @@ fn a_volume_is_made_grown_and_deleted_once_whenever_the_controller_dies() {
         let mut dying = Dying::at(&mut machine, point);
         let volume = dying.call("create", |_| {
             let csi = csi.clone();
-            async move { csi.create(name, 10 << 20, &class()).await }
+            async move { csi.create(name, 10 << 20, &best_effort()).await }
         });
         dying.holds(name, 10 * MIB);
         let id = &volume.volume_id;
@@ -284,7 +263,7 @@ fn no_promise_is_left(machine: &Machine, taken: u64) {
     let rest = status.capacity.unwrap().allocatable_bytes / MIB * MIB - taken;
     let csi = machine.controller_csi();
     let rest = i64::try_from(rest).unwrap();
-    let all = async { csi.create("all", rest, &class()).await };
+    let all = async { csi.create("all", rest, &best_effort()).await };
     machine.runtime.block_on(all).unwrap();
 }
 
@@ -374,7 +353,7 @@ fn a_drive_is_cared_for_whenever_the_controller_dies() {
                 held.is_none().then_some(())
             });
         } else {
-            erase(&machine, 0);
+            removal::erase(&machine, 0);
         }
     }
 }
@@ -422,6 +401,6 @@ fn people_are_told_whenever_the_controller_dies() {
             (machine.ringpv(&["adopt", "--all"]).code == Some(0)).then_some(())
         });
         machine.drive_in(0, DrivePhase::Ready);
-        erase(&machine, 0);
+        removal::erase(&machine, 0);
     }
 }

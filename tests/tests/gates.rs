@@ -11,7 +11,6 @@ use api::{Drive, DrivePhase, Reason};
 use nix::libc;
 use tests::command::{program, run, until};
 use tests::data;
-use tests::loopdev::LoopDevice;
 use tests::machine::{LIMIT, Machine};
 
 const MIB: u64 = 1 << 20;
@@ -127,12 +126,6 @@ fn a_drive_that_fails_its_gate_is_not_erased_and_may_try_another() {
     );
 }
 
-fn checksum(device: &LoopDevice) -> String {
-    let mut command = program("sha256sum");
-    command.arg(device.path());
-    run(command, LIMIT).ok().stdout
-}
-
 #[test]
 fn a_device_that_somebody_holds_is_not_written() {
     let Some(machine) =
@@ -141,7 +134,7 @@ fn a_device_that_somebody_holds_is_not_written() {
         return;
     };
     machine.discover();
-    let before = checksum(&machine.devices()[0]);
+    let before = machine.devices()[0].checksum();
     let holder = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_EXCL)
@@ -153,7 +146,7 @@ fn a_device_that_somebody_holds_is_not_written() {
     assert!(outcome.to_string().contains("lsof"), "{outcome}");
     let drive = machine.drive_in(0, DrivePhase::Failed);
     assert_eq!(drive.status.unwrap().reason, Some(Reason::OpenedByOther));
-    assert_eq!(checksum(&machine.devices()[0]), before);
+    assert_eq!(machine.devices()[0].checksum(), before);
     // Once he lets go, it goes on by itself.
     drop(holder);
     machine.drive_in(0, DrivePhase::Ready);

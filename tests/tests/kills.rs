@@ -13,10 +13,12 @@ use kube::ResourceExt as _;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 use tests::command::{now, until};
+use tests::csi::best_effort;
 use tests::data;
 use tests::loopdev::unmount;
 use tests::machine::{LIMIT, Machine, signalled};
 use tests::points::{ERASING, INIT, INLINE, MOVED, SUSPENDED, VOLUME};
+use tests::removal;
 use tonic::{Code, Status};
 
 const MIB: u64 = 1 << 20;
@@ -78,21 +80,12 @@ fn erase_through(machine: &mut Machine, index: usize, drive: &Drive, point: Opti
     if let Some(point) = point {
         arm(machine, point);
     }
-    let (name, word) = (drive.name_any(), drive.spec.device.fingerprint.to_string());
-    let words = ["remove", &name, "--erase", "--yes", &word, "--no-wait"];
-    // Refused where the agent writes the object in the same moment.
-    until("the drive to be removed", LIMIT, || {
-        (machine.ringpv(&words).code == Some(0)).then_some(())
-    });
+    removal::begin(machine, drive);
     if let Some(point) = point {
         dead(machine, point);
         machine.start_agent();
     }
-    until("the drive to be let go", LIMIT, || {
-        let gone = machine.list::<Drive>().iter().all(|d| d.name_any() != name);
-        let blank = machine.discovered(index).holds_drive.is_none();
-        (gone && blank).then_some(())
-    });
+    removal::end(machine, index, drive);
     assert!(machine.devices()[index].mounts().is_empty(), "{point:?}");
 }
 
@@ -162,10 +155,6 @@ fn a_move_from_another_cluster_goes_on_after_a_kill_at_any_point() {
         machine.ringpv(&["volumes", "mount", "kept", &path]).ok();
         assert!(data::is_whole(&file, 6, 50), "{point}");
     }
-}
-
-fn class() -> BTreeMap<&'static str, &'static str> {
-    BTreeMap::from([("capacity-enforcement", "best-effort")])
 }
 
 /// One volume through its whole life, while the agent dies once on the way and is started again, as its unit would.
@@ -251,7 +240,7 @@ impl Life<'_> {
         let target = self.machine.path(&format!("target-{name}"));
         std::fs::create_dir(&staging).unwrap();
         let controller = self.machine.controller_csi();
-        let created = async { controller.create(name, 10 << 20, &class()).await };
+        let created = async { controller.create(name, 10 << 20, &best_effort()).await };
         self.machine.runtime.block_on(created).unwrap();
         if SUSPENDED.contains(&self.point) {
             self.suspend(name, true);
@@ -353,7 +342,7 @@ fn what_the_controller_acknowledged_survives_it() {
             machine.runtime.spawn(async move {
                 for number in 0.. {
                     let name = format!("v-{round}-{caller}-{number}");
-                    let answer = csi.create(&name, 1 << 20, &class()).await;
+                    let answer = csi.create(&name, 1 << 20, &best_effort()).await;
                     let Ok(volume) = answer else { return };
                     if sender.send((name, volume.volume_id)).is_err() {
                         return;
@@ -385,7 +374,7 @@ fn what_the_controller_acknowledged_survives_it() {
     let csi = machine.controller_csi();
     machine.runtime.block_on(async {
         for (name, id) in &acknowledged {
-            let again = csi.create(name, 1 << 20, &class()).await.unwrap();
+            let again = csi.create(name, 1 << 20, &best_effort()).await.unwrap();
             assert_eq!(
                 &again.volume_id, id,
                 "the same call again is the same volume"

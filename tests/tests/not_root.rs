@@ -39,10 +39,10 @@ fn the_agent_says_so() {
     }
     let mut agent = as_nobody("ringpv-agent");
     agent.args(["--node", "here", "--kubeconfig", "/nowhere"]);
-    let outcome = run(agent, LIMIT);
-    assert!(outcome.code != Some(0), "{outcome}");
-    assert!(outcome.stderr.contains("NotRoot: "), "{outcome}");
-    assert!(outcome.stderr.contains("sudo"), "{outcome}");
+    let outcome = run(agent, LIMIT)
+        .refused(REFUSED, "NotRoot: ")
+        .refused(REFUSED, "sudo");
+    assert_eq!(outcome.stderr.lines().count(), 1, "one sentence: {outcome}");
 }
 
 #[test]

@@ -12,7 +12,6 @@ use api::{Drive, DrivePhase, Reason};
 use kube::ResourceExt as _;
 use tests::command::{program, run, until};
 use tests::data;
-use tests::loopdev::LoopDevice;
 use tests::machine::{CLASS, LIMIT, Machine};
 use tonic::Code;
 
@@ -438,7 +437,7 @@ fn a_drive_of_another_cluster_is_shown_and_left_alone() {
     for target in machine.devices()[0].mounts().iter().rev() {
         tests::loopdev::unmount(target);
     }
-    let before = checksum(&machine.devices()[0]);
+    let before = machine.devices()[0].checksum();
     let image = machine.devices()[0].file().to_owned();
     let Some(mut other) = Machine::new("a_drive_of_another_cluster_is_shown_and_left_alone", &[])
     else {
@@ -453,16 +452,8 @@ fn a_drive_of_another_cluster_is_shown_and_left_alone() {
     assert_ne!(other.ringpv(&["adopt", "--all"]).code, Some(0));
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(
-        checksum(&other.devices()[0]),
+        other.devices()[0].checksum(),
         before,
         "not a byte of it changed"
     );
-}
-
-/// Of what is on a device. Its name may be another one the next time.
-fn checksum(device: &LoopDevice) -> String {
-    let mut command = program("sha256sum");
-    command.arg(device.path());
-    let printed = run(command, LIMIT).ok().stdout;
-    printed.split(' ').next().unwrap_or_default().to_owned()
 }

@@ -1,4 +1,4 @@
-//! Level loop. What can be in the way of a start: somebody else's socket, lock or store, no root, no kubeconfig. The process
+//! Level loop. What can be in the way of a start: somebody else's socket, lock or store, no kubeconfig. The process
 //! ends with exit status 1, which says that a person has to clear something, and one sentence says what.
 
 #![cfg(test)]
@@ -14,22 +14,6 @@ const MIB: u64 = 1 << 20;
 
 /// Exit status of a process that something is in the way of.
 const REFUSED: i32 = 1;
-
-#[test]
-fn without_root_it_says_so() {
-    let Some(mut machine) = Machine::new("without_root_it_says_so", &[640 * MIB]) else {
-        return;
-    };
-    machine.start_controller();
-    let agent = {
-        machine.agent_within = ["setpriv", "--reuid", "65534", "--clear-groups"]
-            .map(Into::into)
-            .to_vec();
-        run(machine.agent_command(), LIMIT)
-    };
-    let agent = agent.refused(REFUSED, "root");
-    assert_eq!(agent.stderr.lines().count(), 1, "one sentence: {agent}");
-}
 
 #[test]
 fn a_stale_socket_is_replaced_and_a_file_is_not() {
