@@ -16,6 +16,7 @@ use crate::probe::Seen;
 use crate::records::Said;
 use crate::site::Site;
 
+mod claiming;
 mod device;
 mod filesystem;
 mod gate;
@@ -37,6 +38,20 @@ struct Hold {
     device: Box<dyn HeldDevice>,
     warrant: Warrant,
     seen: Seen,
+    /// Its claim block, as it is now.
+    claim: Option<Claim>,
+}
+
+impl Hold {
+    fn new(device: Box<dyn HeldDevice>, warrant: Warrant, seen: Seen) -> Self {
+        let claim = seen.claim().ok().flatten().cloned();
+        Self {
+            device,
+            warrant,
+            seen,
+            claim,
+        }
+    }
 }
 
 struct Verify {
@@ -115,11 +130,26 @@ impl Session {
         let lost = || Refusal::new(Reason::Internal, "the device is not held", Retry::Later);
         self.hold.as_ref().ok_or_else(lost)
     }
+
+    fn hold_mut(&mut self) -> Result<&mut Hold, Refusal> {
+        let lost = || Refusal::new(Reason::Internal, "the device is not held", Retry::Later);
+        self.hold.as_mut().ok_or_else(lost)
+    }
 }
 
 impl Apply<'_> {
-    /// Does one action, or one piece of it.
+    /// Does one action, or one piece of it. A device that is held when something is refused is let be as it is.
     pub fn apply(&self, session: &mut Session, action: &Action) -> Result<Outcome, Refusal> {
+        let outcome = self.act(session, action);
+        if outcome.is_err()
+            && let Err(refusal) = self.let_be(session)
+        {
+            tracing::warn!(drive = self.id(), reason = %refusal.reason, message = refusal.message, "What the device was left with could not be kept");
+        }
+        outcome
+    }
+
+    fn act(&self, session: &mut Session, action: &Action) -> Result<Outcome, Refusal> {
         match action {
             Action::Check { device, resume } => self.check(session, device, *resume),
             Action::CheckRemoval { device } => self.check_removal(session, device),
@@ -130,7 +160,7 @@ impl Apply<'_> {
                 total_bytes,
             } => self.erase(session, *done_bytes, *total_bytes),
             Action::Verify => self.verify(session),
-            Action::Clear => device::clear(session),
+            Action::Clear => self.clear(session),
             Action::Unclaim => device::unclaim(session),
             Action::Format { device } => self.format(session, device),
             Action::Mount { device, fresh } => self.mount(device, *fresh),
@@ -169,6 +199,8 @@ impl Apply<'_> {
             cluster_id: ours.cluster_id.to_owned(),
             incarnation: ours.incarnation.to_owned(),
             identity: ours.identity.to_owned(),
+            left: None,
+            named: Vec::new(),
         }
     }
 

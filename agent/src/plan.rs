@@ -8,6 +8,7 @@
 //! | bears the drive, claim Formatted, XFS there | identity as named | mount |
 //! | bears the drive, claim Formatted, no XFS | | refuse: nothing is written |
 //! | bears the drive, XFS, claim unreadable | | mount; without a record on it refuse |
+//! | bears our claim, Preparing | the drive was in use | refuse: nothing is written |
 //! | bears our claim, Preparing, of this object | identity as named | resume at the step in the status |
 //! | bears our claim, Preparing, of another object | fingerprint as named, and force | prepare |
 //! | bears the drive, of another cluster | `adoptFrom` names that one | move it here |
@@ -171,31 +172,10 @@ fn bearer(drive: &Drive, device: &Arc<Seen>, site: &Site) -> Plan {
         device: name(),
         fresh: false,
     };
-    let claim = held.claim.as_ref();
-    let of_this_cluster = claim.is_some_and(|claim| claim.cluster_id == site.cluster_id);
     if !held.ours {
-        return match &drive.spec.adopt_from {
-            // The claim was written already; label and record follow.
-            Some(_) if of_this_cluster && is_formatted(claim) && held.file_system => {
-                Plan::Do(vec![mount(), Action::Relabel, Action::Attach])
-            }
-            Some(from) if *from == held.cluster_id && is_formatted(claim) && held.file_system => {
-                Plan::Do(vec![
-                    Action::TakeOver { device: name() },
-                    mount(),
-                    Action::Relabel,
-                    Action::Attach,
-                ])
-            }
-            Some(_) | None => {
-                let whose = match held.cluster_id.as_str() {
-                    "" => format!("{} bears it for another cluster", name()),
-                    cluster => format!("{} bears it for cluster {cluster}", name()),
-                };
-                refused(drive, Reason::ForeignCluster, whose)
-            }
-        };
+        return of_another_cluster(drive, device, held, site);
     }
+    let claim = held.claim.as_ref();
     match claim.map(|claim| claim.state) {
         Some(ClaimState::Formatted) | None if held.file_system => {
             Plan::Do(vec![mount(), Action::Attach])
@@ -211,6 +191,14 @@ fn bearer(drive: &Drive, device: &Arc<Seen>, site: &Site) -> Plan {
         Some(ClaimState::Preparing) if is_deleting(drive) => {
             stand(DrivePhase::Removing, Reason::DriveInUse, "")
         }
+        Some(ClaimState::Preparing) if was_in_use(drive) => refused(
+            drive,
+            Reason::IdMismatch,
+            format!(
+                "the drive was in use, and the claim on {} says that it never was; nothing was written",
+                name()
+            ),
+        ),
         Some(ClaimState::Preparing) if drive.spec.suspended => {
             stand(DrivePhase::Preparing, Reason::Suspended, "")
         }
@@ -218,6 +206,38 @@ fn bearer(drive: &Drive, device: &Arc<Seen>, site: &Site) -> Plan {
             Plan::Do(resumed(drive, device, held.file_system))
         }
         Some(ClaimState::Preparing) => Plan::Do(prepared(drive, device)),
+    }
+}
+
+/// One device bears the drive, of another cluster as its file system or its claim says.
+fn of_another_cluster(drive: &Drive, device: &Seen, held: &Held, site: &Site) -> Plan {
+    let name = || device.facts.name.clone();
+    let mount = || Action::Mount {
+        device: name(),
+        fresh: false,
+    };
+    let claim = held.claim.as_ref();
+    let of_this_cluster = claim.is_some_and(|claim| claim.cluster_id == site.cluster_id);
+    match &drive.spec.adopt_from {
+        // The claim was written already; label and record follow.
+        Some(_) if of_this_cluster && is_formatted(claim) && held.file_system => {
+            Plan::Do(vec![mount(), Action::Relabel, Action::Attach])
+        }
+        Some(from) if *from == held.cluster_id && is_formatted(claim) && held.file_system => {
+            Plan::Do(vec![
+                Action::TakeOver { device: name() },
+                mount(),
+                Action::Relabel,
+                Action::Attach,
+            ])
+        }
+        Some(_) | None => {
+            let whose = match held.cluster_id.as_str() {
+                "" => format!("{} bears it for another cluster", name()),
+                cluster => format!("{} bears it for cluster {cluster}", name()),
+            };
+            refused(drive, Reason::ForeignCluster, whose)
+        }
     }
 }
 

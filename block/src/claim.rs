@@ -13,9 +13,15 @@
 //! | 128..192 | cluster id, likewise |
 //! | 192..256 | incarnation (UID of the Drive object), likewise |
 //! | 256..320 | identity of the device when it was claimed, likewise |
+//! | 320..384 | what it held when it was last let be, likewise; nothing while it is being written to |
+//! | 384..386 | number of digests that follow, little endian |
+//! | 392..2440 | digests of the signatures that were on it when it was claimed, 8 bytes each, little endian |
 //! | 4092..4096 | CRC-32C of all before it, little endian |
 //!
 //! Preparing: the device was never in use, so mkfs may be repeated. Formatted: it may hold data for ever after.
+//!
+//! What a person allowed to be destroyed is what was on the device then. A preparation that is interrupted may lie for
+//! long, and somebody may put data on the device meanwhile; the last two fields tell those from what was named.
 
 /// Size of the claim block in bytes.
 pub const CLAIM_BYTES: u64 = SIZE as u64;
@@ -28,6 +34,11 @@ pub const VERSION: u32 = 1;
 pub const SIZE: usize = 4096;
 const BEFORE_END_BYTES: u64 = 1 << 20;
 const FIELD: usize = 64;
+const LEFT_AT: usize = 5 * FIELD;
+const COUNT_AT: usize = 6 * FIELD;
+const NAMED_AT: usize = COUNT_AT + 8;
+/// Digests that have a place. A signature beyond them is a stranger to a resume, which then needs a person.
+pub const NAMED_MAX: usize = 256;
 const CRC_AT: usize = SIZE - 4;
 
 /// How far a claimed device is.
@@ -52,6 +63,12 @@ pub struct Claim {
     pub incarnation: String,
     /// Identity of the device when it was claimed.
     pub identity: String,
+    /// What the device held besides this block when it was last let be, as its fingerprint says it. `None` while it is
+    /// being written to, and once it is Formatted.
+    pub left: Option<String>,
+    /// Digests of the signatures that were on it when it was claimed, at most [`NAMED_MAX`]; see
+    /// [`Found::digest`](crate::signature::Found::digest). Empty once it is Formatted.
+    pub named: Vec<u64>,
 }
 
 /// A claim block that cannot be read or written.
@@ -100,6 +117,18 @@ impl Claim {
             head.extend_from_slice(text.as_bytes());
             head.resize(head.len().next_multiple_of(FIELD), 0);
         }
+        if let Some(left) = &self.left {
+            if !is_field(left.as_bytes()) {
+                return Err(ClaimError::Field("content"));
+            }
+            head.extend_from_slice(left.as_bytes());
+        }
+        head.resize(COUNT_AT, 0);
+        let named = self.named.iter().take(NAMED_MAX);
+        let count = u16::try_from(named.len()).unwrap_or(0);
+        head.extend_from_slice(&count.to_le_bytes());
+        head.resize(NAMED_AT, 0);
+        head.extend(named.flat_map(|digest| digest.to_le_bytes()));
         head.resize(CRC_AT, 0);
         let crc = crc32c::crc32c(&head);
         head.extend_from_slice(&crc.to_le_bytes());
@@ -138,12 +167,22 @@ impl Claim {
                 _ => Err(ClaimError::Field(name)),
             }
         };
+        let left = body.get(LEFT_AT).is_some_and(|first| *first != 0);
+        let count = body.get(COUNT_AT..).and_then(|b| b.first_chunk::<2>());
+        let count = count.map_or(0, |count| usize::from(u16::from_le_bytes(*count)));
+        let digests = body.get(NAMED_AT..).unwrap_or_default().as_chunks::<8>().0;
         Ok(Some(Self {
             state,
             drive_id: field(1, "drive id")?,
             cluster_id: field(2, "cluster id")?,
             incarnation: field(3, "incarnation")?,
             identity: field(4, "identity")?,
+            left: left.then(|| field(5, "content")).transpose()?,
+            named: digests
+                .iter()
+                .take(count.min(NAMED_MAX))
+                .map(|digest| u64::from_le_bytes(*digest))
+                .collect(),
         }))
     }
 }
@@ -164,6 +203,8 @@ mod tests {
             cluster_id: "7d9a1c1e-0000-4000-8000-000000000002".into(),
             incarnation: "5b7f9d2a-0000-4000-8000-000000000003".into(),
             identity: "00112233445566ff".into(),
+            left: None,
+            named: Vec::new(),
         }
     }
 
@@ -174,6 +215,20 @@ mod tests {
             let block = claim.encode().unwrap();
             assert_eq!(block.len(), SIZE);
             assert_eq!(Claim::decode(&block), Ok(Some(claim)));
+        }
+        for (left, count) in [
+            (Some("blank"), 0),
+            (None, 1),
+            (Some("bd3866dd40c0b90e"), NAMED_MAX),
+        ] {
+            let claim = Claim {
+                left: left.map(str::to_owned),
+                named: (0..count as u64)
+                    .map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+                    .collect(),
+                ..claim()
+            };
+            assert_eq!(Claim::decode(&claim.encode().unwrap()), Ok(Some(claim)));
         }
         assert_eq!(Claim::decode(&[0; SIZE]), Ok(None));
         assert_eq!(Claim::decode(&[]), Ok(None));

@@ -81,6 +81,17 @@ impl Found {
         words.extend(state.iter().filter(|(is, _)| *is).map(|(_, word)| *word));
         words.join(" ").trim_start().to_owned()
     }
+
+    /// What it is and whose, as a number (FNV-1a): the same for its copies elsewhere on the device and for what is left
+    /// of it half-way through an erase, another for whatever is made there later.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        let parts = [self.kind.as_str(), "\0", &self.uuid, "\0", &self.label];
+        let bytes = parts.iter().flat_map(|part| part.bytes());
+        bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
+    }
 }
 
 /// Areas of the first phase.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use api::condition::{self, ConditionType};
+use api::names::FILESYSTEM_LABEL_PREFIX;
 use api::storage_node::{DeviceVerdict, Signature};
 use api::{Device, Drive, Reason, StorageNode};
 use clap::Args;
@@ -23,6 +24,8 @@ use crate::select::{Names, nothing, short};
 use crate::session::Session;
 use crate::view::{self, Cell, Column, Format, Output, Row, column, counted, natural, wide};
 
+/// The signature of a claim block, as agents report it.
+const CLAIM: &str = "ringpv-claim";
 /// For so long an agent that is still looking at its devices is waited for; it gives each of them five seconds.
 const LOOK_MAX: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -161,17 +164,22 @@ const COLUMNS: &[Column<DeviceRow>] = &[
 /// What a device holds, in words; empty for nothing.
 pub(crate) fn holds(device: &Device) -> String {
     if let Some(held) = &device.holds_drive {
-        let id = short(&held.id);
-        return match held.volumes {
-            0 => format!("drive {id}"),
-            n => format!(
-                "drive {id}, {}",
-                counted(usize::try_from(n).unwrap_or(usize::MAX), "volume")
-            ),
-        };
+        let mut words = vec![format!("drive {}", short(&held.id))];
+        if held.volumes > 0 {
+            let count = usize::try_from(held.volumes).unwrap_or(usize::MAX);
+            words.push(counted(count, "volume"));
+        }
+        let besides = device.signatures.iter().filter(|one| !is_of_a_drive(one));
+        words.extend(besides.map(signature));
+        return words.join(", ");
     }
     let words: Vec<_> = device.signatures.iter().map(signature).collect();
     words.join(", ")
+}
+
+/// Whether a signature is that of a drive of ours: its claim block, or its file system by the label.
+fn is_of_a_drive(signature: &Signature) -> bool {
+    signature.kind == CLAIM || signature.detail.starts_with(FILESYSTEM_LABEL_PREFIX)
 }
 
 /// A signature by its name, and by the label or UUID by which people know it.

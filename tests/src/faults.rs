@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
+use api::DrivePhase;
+
 use crate::chance::Chance;
-use crate::host::disk::Health;
+use crate::host::disk::{Disk, Health};
 use crate::world::World;
 
 /// Longest life, in halves of effects, that a fuse leaves a process.
@@ -132,15 +134,31 @@ impl World {
         self.note(line);
     }
 
-    /// Somebody else puts data on a device that is not ours yet. What was said of it before says nothing of these.
+    /// Somebody else puts data on a device that is not ours yet, or whose preparation failed. What was said of it before
+    /// says nothing of these.
     fn meddle(&mut self, index: usize) {
         let Some(node) = self.nodes.get(index) else {
             return;
         };
         let content = self.chance.any();
         let mut machine = node.host.machine();
+        let failed = |serial: &str| {
+            let wishes = self.person.drives.iter();
+            let ids: Vec<&String> = wishes
+                .filter(|(_, wish)| wish.serial == serial)
+                .map(|(id, _)| id)
+                .collect();
+            let failed = |id: &&String| {
+                let drive = self.api.drives.get(id);
+                let status = drive.and_then(|drive| drive.status.as_ref());
+                status.is_some_and(|s| s.phase == DrivePhase::Failed && s.capacity.is_none())
+            };
+            !ids.is_empty() && ids.iter().all(failed)
+        };
         let disks = machine.space.disks.values();
-        let free = disks.filter(|disk| disk.writes == 0 && !machine.holds(&disk.serial));
+        let ours = |disk: &Disk| disk.writes != 0 && !failed(&disk.serial);
+        let free = disks
+            .filter(|disk| !ours(disk) && disk.files.is_none() && !machine.holds(&disk.serial));
         let free: Vec<String> = free.map(|disk| disk.serial.clone()).collect();
         let Some(serial) = self.chance.pick(free) else {
             return;

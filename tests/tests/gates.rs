@@ -126,6 +126,50 @@ fn a_drive_that_fails_its_gate_is_not_erased_and_may_try_another() {
     );
 }
 
+/// Who is told to use another drive may put his data on this one; neither a start of the agent nor another gate takes
+/// them for what was named.
+#[test]
+fn what_is_put_on_a_device_after_its_gate_failed_stays() {
+    let Some(mut machine) = Machine::running(
+        "what_is_put_on_a_device_after_its_gate_failed_stays",
+        &[640 * MIB],
+    ) else {
+        return;
+    };
+    let strict = "{readIopsMin: 4000000000}";
+    discover_gated(&machine, strict);
+    machine
+        .ringpv(&["init", "drives.yaml"])
+        .refused(FAILED, "GateFailed");
+    let mut mkfs = program("mkfs.ext4");
+    // Without discarding, which would take the claim along: the harder case.
+    mkfs.args(["-q", "-E", "nodiscard", "-L", "photos"])
+        .arg(machine.devices()[0].path());
+    run(mkfs, LIMIT).ok();
+    let before = machine.devices()[0].checksum();
+    let refused = |machine: &Machine| {
+        until("the drive to be refused", LIMIT, || {
+            let drive = machine.list::<Drive>().pop()?;
+            let status = drive.status?;
+            let changed = status.reason == Some(Reason::FingerprintChanged);
+            changed.then_some(status.message)
+        })
+    };
+    refused(&machine);
+    machine.kill_agent();
+    machine.start_agent();
+    // What the first agent saw may have been mkfs at work; what this one sees is its work.
+    until("the refusal to name what is there", LIMIT, || {
+        refused(&machine).contains("photos").then_some(())
+    });
+    let file = fs::read_to_string(machine.path("drives.yaml")).unwrap();
+    machine.write("drives.yaml", &file.replace(strict, "{readIopsMin: 1}"));
+    machine
+        .ringpv(&["init", "drives.yaml"])
+        .refused(FAILED, "FingerprintChanged");
+    assert_eq!(machine.devices()[0].checksum(), before);
+}
+
 #[test]
 fn a_device_that_somebody_holds_is_not_written() {
     let Some(machine) =

@@ -182,7 +182,7 @@ fn an_acknowledged_volume_outlives_a_power_cut() {
     let guest = Guest::boot("acknowledged", &options);
     guest.start("");
     guest.ok(&format!(
-        "for i in $(seq {acknowledged}); do echo v$i; done | xargs ringpv list volumes -o name"
+        "ringpv list volumes -o name $(for i in $(seq {acknowledged}); do echo v$i; done)"
     ));
 }
 

@@ -1,16 +1,18 @@
-//! Actions on a held device: look, claim, measure, erase, read back.
+//! Actions on a held device: look, erase, read back.
 
 use std::collections::BTreeSet;
 
 use block::erase::{
     Bearer, Found, Piece, Plan, Range, Unwarranted, Wanted, part_at, signature_areas,
 };
+use block::signature::{Found as Signature, Kind};
 
 use super::{
-    Apply, Claim, ClaimState, EraseMethod, EraseVerify, Hold, Method, Outcome, Reason, Refusal,
-    Retry, Seen, Session, Verify, Warrant,
+    Apply, Claim, EraseMethod, EraseVerify, Hold, Method, Outcome, Reason, Refusal, Retry, Seen,
+    Session, Verify, Warrant,
 };
 use crate::host::HeldDevice;
+use crate::probe::identity;
 
 /// Bytes read back in one piece.
 const VERIFY_PIECE_BYTES: u64 = 64 << 20;
@@ -37,7 +39,7 @@ impl Apply<'_> {
         if let Some(refusal) = not_to_be_taken(device, &seen) {
             return Err(refusal);
         }
-        let found = found(&seen);
+        let found = found(&seen, self.id());
         let warrant = if resume {
             Warrant::to_resume(self.ours(), &found)
         } else {
@@ -53,11 +55,7 @@ impl Apply<'_> {
             Refusal::of_warrant(device, &why)
         })?;
         *session = Session {
-            hold: Some(Hold {
-                device: held,
-                warrant,
-                seen,
-            }),
+            hold: Some(Hold::new(held, warrant, seen)),
             ..Session::default()
         };
         Ok(Outcome::Changed)
@@ -69,14 +67,10 @@ impl Apply<'_> {
         device: &str,
     ) -> Result<Outcome, Refusal> {
         let (held, seen) = self.look(device)?;
-        let warrant = Warrant::to_remove(self.ours(), &found(&seen))
+        let warrant = Warrant::to_remove(self.ours(), &found(&seen, self.id()))
             .map_err(|why| Refusal::of_warrant(device, &why))?;
         *session = Session {
-            hold: Some(Hold {
-                device: held,
-                warrant,
-                seen,
-            }),
+            hold: Some(Hold::new(held, warrant, seen)),
             removing: true,
             ..Session::default()
         };
@@ -113,42 +107,13 @@ impl Apply<'_> {
         Ok((held, seen))
     }
 
-    pub(super) fn claim(&self, session: &Session) -> Result<Outcome, Refusal> {
-        let claim = self.own_claim(ClaimState::Preparing);
-        let hold = session.hold()?;
-        if hold.seen.claim() == Ok(Some(&claim)) {
-            return Ok(Outcome::Unchanged);
-        }
-        self.write_claim(hold, &claim)?;
-        Ok(Outcome::Changed)
-    }
-
-    /// Writes a claim and reads it back.
-    pub(super) fn write_claim(&self, hold: &Hold, claim: &Claim) -> Result<(), Refusal> {
-        let written = hold
-            .device
-            .write_claim(&hold.warrant, Some(claim))
-            .and_then(|()| {
-                let offset = hold.warrant.claim_offset();
-                hold.device.read(offset, block::claim::CLAIM_BYTES)
-            })
-            .map_err(self.refused(Reason::IoErrors))?;
-        if Claim::decode(&written).as_ref() == Ok(&Some(claim.clone())) {
-            return Ok(());
-        }
-        let message = format!(
-            "{}: the claim block does not read as it was written",
-            hold.seen.facts.name
-        );
-        Err(Refusal::new(Reason::VerifyFailed, message, Retry::OnChange))
-    }
-
     pub(super) fn erase(
         &self,
         session: &mut Session,
         done_bytes: u64,
         total_bytes: u64,
     ) -> Result<Outcome, Refusal> {
+        self.begin(session)?;
         let hold = session.hold()?;
         let (wanted, size) = (self.wanted(session), hold.device.size_bytes());
         let mut plan = session.erase.clone().unwrap_or_else(|| match total_bytes {
@@ -237,6 +202,18 @@ impl Apply<'_> {
         })
     }
 
+    /// Zeroes what an interrupted mkfs may have written.
+    pub(super) fn clear(&self, session: &mut Session) -> Result<Outcome, Refusal> {
+        self.begin(session)?;
+        let hold = session.hold()?;
+        for range in signature_areas(hold.device.size_bytes()) {
+            hold.device
+                .zero(&hold.warrant, Method::ZeroWrites, range)
+                .map_err(self.refused(Reason::EraseFailed))?;
+        }
+        Ok(Outcome::Changed)
+    }
+
     fn to_verify(&self, session: &Session, verify: EraseVerify) -> Result<Vec<Range>, Refusal> {
         let size = session.hold()?.device.size_bytes();
         let wanted = self.wanted(session);
@@ -291,17 +268,6 @@ fn holdings(seen: &Seen) -> String {
     kinds.into_iter().collect::<Vec<_>>().join(", ")
 }
 
-/// Zeroes what an interrupted mkfs may have written.
-pub(super) fn clear(session: &Session) -> Result<Outcome, Refusal> {
-    let hold = session.hold()?;
-    for range in signature_areas(hold.device.size_bytes()) {
-        hold.device
-            .zero(&hold.warrant, Method::ZeroWrites, range)
-            .map_err(|error| Refusal::of_host(Reason::EraseFailed, &error))?;
-    }
-    Ok(Outcome::Changed)
-}
-
 /// Zeroes the claim block and lets go: nothing of the drive is left.
 pub(super) fn unclaim(session: &mut Session) -> Result<Outcome, Refusal> {
     let hold = session.hold()?;
@@ -312,8 +278,8 @@ pub(super) fn unclaim(session: &mut Session) -> Result<Outcome, Refusal> {
     Ok(Outcome::Changed)
 }
 
-/// What the warrant judges.
-pub(super) fn found(seen: &Seen) -> Found<'_> {
+/// What the warrant of drive `id` judges.
+pub(super) fn found<'s>(seen: &'s Seen, id: &str) -> Found<'s> {
     Found {
         major_minor: &seen.facts.major_minor,
         size_bytes: seen.facts.size_bytes,
@@ -336,7 +302,32 @@ pub(super) fn found(seen: &Seen) -> Found<'_> {
                 };
                 (held.id.as_str(), bearer)
             }),
+        held: identity::held(&seen.facts.media),
+        strangers: strangers(seen, id),
     }
+}
+
+/// Signatures that the claim on a device does not know, and that are not drive `id`'s own file system. What has no name
+/// is nobody's sign: writes of ours that were broken off look like that.
+fn strangers(seen: &Seen, id: &str) -> Vec<String> {
+    let claim = seen.claim().ok().flatten();
+    let named = claim.map_or(&[][..], |claim| claim.named.as_slice());
+    let own = |one: &Signature| {
+        one.kind == Kind::Xfs && (one.uuid == id || one.damaged && one.uuid.is_empty())
+    };
+    let stranger = |one: &&Signature| {
+        !matches!(one.kind, Kind::Claim | Kind::Unknown)
+            && !own(one)
+            && !named.contains(&one.digest())
+    };
+    let strangers = seen.found().iter().filter(stranger);
+    strangers
+        .map(|one| {
+            format!("{} {}", one.kind.as_str(), one.detail())
+                .trim_end()
+                .to_owned()
+        })
+        .collect()
 }
 
 /// A seed from a drive's id (FNV-1a).

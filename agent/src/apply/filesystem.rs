@@ -191,14 +191,10 @@ impl Apply<'_> {
             .unmount(&place)
             .map_err(self.refused(Reason::MountFailed))?;
         let (held, seen) = self.look(device)?;
-        let warrant = Warrant::to_resume(self.ours(), &found(&seen))
+        let warrant = Warrant::to_resume(self.ours(), &found(&seen, self.id()))
             .map_err(|why| Refusal::of_warrant(device, &why))?;
-        let hold = Hold {
-            device: held,
-            warrant,
-            seen,
-        };
-        self.write_claim(&hold, &self.own_claim(ClaimState::Formatted))?;
+        let mut hold = Hold::new(held, warrant, seen);
+        self.write_claim(&mut hold, self.own_claim(ClaimState::Formatted))?;
         session.let_go();
         Ok(Outcome::Changed)
     }
@@ -223,14 +219,10 @@ impl Apply<'_> {
             .map_err(self.refused(Reason::MountFailed))?;
         let record = record?;
         let (held, seen) = self.look(device)?;
-        let warrant = Warrant::to_adopt(self.ours(), &record.cluster_id, &found(&seen))
+        let warrant = Warrant::to_adopt(self.ours(), &record.cluster_id, &found(&seen, self.id()))
             .map_err(|why| Refusal::of_warrant(device, &why))?;
-        let hold = Hold {
-            device: held,
-            warrant,
-            seen,
-        };
-        self.write_claim(&hold, &self.own_claim(ClaimState::Formatted))?;
+        let mut hold = Hold::new(held, warrant, seen);
+        self.write_claim(&mut hold, self.own_claim(ClaimState::Formatted))?;
         session.let_go();
         Ok(Outcome::Changed)
     }

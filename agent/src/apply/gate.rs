@@ -27,11 +27,12 @@ const RUN_MAX: Duration = Duration::from_secs(2);
 const READS: u64 = 3000;
 
 impl Apply<'_> {
-    pub(super) fn gate(&self, session: &Session) -> Result<Outcome, Refusal> {
-        let hold = session.hold()?;
+    pub(super) fn gate(&self, session: &mut Session) -> Result<Outcome, Refusal> {
         let Some(gate) = self.drive.spec.gate else {
             return Ok(Outcome::Unchanged);
         };
+        self.begin(session)?;
+        let hold = session.hold()?;
         let extents = places(hold.device.size_bytes());
         let workload = |pattern, block_bytes, depth| Workload {
             extents: extents.clone(),

@@ -58,9 +58,10 @@ impl Refusal {
     #[must_use]
     pub fn of_warrant(device: &str, why: &Unwarranted) -> Self {
         let reason = match why {
-            Unwarranted::Identity { .. } | Unwarranted::Content { .. } => {
-                Reason::FingerprintChanged
-            }
+            Unwarranted::Identity { .. }
+            | Unwarranted::Content { .. }
+            | Unwarranted::Left { .. }
+            | Unwarranted::Stranger(_) => Reason::FingerprintChanged,
             Unwarranted::Force(_) => Reason::ForceRequired,
             Unwarranted::OtherCluster(_) => Reason::ForeignCluster,
             Unwarranted::OtherDrive(_) | Unwarranted::NotClaimed(_) => Reason::ClaimConflict,

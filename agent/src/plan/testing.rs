@@ -51,6 +51,8 @@ pub(crate) fn claim(state: ClaimState, drive: &str, cluster: &str, incarnation: 
         cluster_id: cluster.into(),
         incarnation: incarnation.into(),
         identity: identity("a"),
+        left: None,
+        named: Vec::new(),
     }
 }
 

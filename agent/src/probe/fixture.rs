@@ -87,6 +87,8 @@ pub(crate) fn claim(drive: &str, cluster: &str, state: ClaimState) -> Claim {
         cluster_id: cluster.to_owned(),
         incarnation: "i".to_owned(),
         identity: "d".to_owned(),
+        left: None,
+        named: Vec::new(),
     }
 }
 

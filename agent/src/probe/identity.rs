@@ -19,7 +19,7 @@
 use std::collections::BTreeMap;
 
 use api::Fingerprint;
-use block::signature::Found;
+use block::signature::{Found, Kind};
 use sha2::{Digest as _, Sha256};
 
 use super::facts::{DeviceFacts, DeviceKind, Media};
@@ -114,13 +114,23 @@ fn name_of(facts: &DeviceFacts, all: &BTreeMap<String, DeviceFacts>, depth: u32)
 /// The content part of the fingerprint.
 #[must_use]
 pub fn content(media: &Media) -> String {
-    match media {
-        Media::Read { found, .. } if found.is_empty() => BLANK.to_owned(),
-        Media::Read { found, .. } => {
-            let lines: Vec<String> = found.iter().map(line).collect();
-            digest(&lines.iter().map(String::as_str).collect::<Vec<_>>())
-        }
-        Media::Unread | Media::Unresponsive { .. } | Media::Failed { .. } => UNREAD.to_owned(),
+    content_of(media, |_| true)
+}
+
+/// What a device holds besides a claim block, likewise.
+#[must_use]
+pub fn held(media: &Media) -> String {
+    content_of(media, |one| one.kind != Kind::Claim)
+}
+
+fn content_of(media: &Media, counts: impl Fn(&Found) -> bool) -> String {
+    let Media::Read { found, .. } = media else {
+        return UNREAD.to_owned();
+    };
+    let lines: Vec<String> = found.iter().filter(|one| counts(one)).map(line).collect();
+    match lines.as_slice() {
+        [] => BLANK.to_owned(),
+        lines => digest(&lines.iter().map(String::as_str).collect::<Vec<_>>()),
     }
 }
 

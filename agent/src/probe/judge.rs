@@ -125,8 +125,8 @@ fn others(
 }
 
 /// The drive of RingPV that a device bears. Its file system says it; before there is one, the claim block. A claim that
-/// says Preparing is the later word: it is only written where no drive in use stands, so a file system of ours that bears
-/// another id is what an earlier preparation left, and about to be erased.
+/// says Preparing is the later word over a file system of ours that was there when it was written: it is only written where
+/// no drive in use stands, so that is what an earlier preparation left. One that came since is not.
 fn held(facts: &DeviceFacts, policy: &Policy) -> Option<Held> {
     let Media::Read { found, claim } = &facts.media else {
         return None;
@@ -143,6 +143,7 @@ fn held(facts: &DeviceFacts, policy: &Policy) -> Option<Held> {
             claim.state == ClaimState::Preparing
                 && claim.cluster_id == policy.cluster_id
                 && claim.drive_id != xfs.uuid
+                && claim.named.contains(&xfs.digest())
         });
         !(remains && *tag == own_tag)
     });
@@ -353,12 +354,24 @@ fn content_reasons(
         return;
     }
     if let Some(held) = held {
-        let (reason, message) = ownership(held, &others.drives);
+        let (reason, mut message) = ownership(held, &others.drives);
+        let besides = besides(held, found);
+        if !besides.is_empty() {
+            message = format!("{message}; besides: {besides}");
+        }
         push(reasons, reason, message);
     } else if !found.is_empty() {
         let words: Vec<String> = found.iter().map(one_line).collect();
         push(reasons, Reason::HoldsData, words.join("; "));
     }
+}
+
+/// What a device holds besides the drive that it bears.
+fn besides(held: &Held, found: &[Found]) -> String {
+    let own =
+        |one: &&Found| one.kind == Kind::Claim || one.kind == Kind::Xfs && one.uuid == held.id;
+    let words: Vec<String> = found.iter().filter(|one| !own(one)).map(one_line).collect();
+    words.join("; ")
 }
 
 fn one_line(found: &Found) -> String {

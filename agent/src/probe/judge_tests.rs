@@ -250,7 +250,7 @@ fn claim_block() -> Found {
 
 #[test]
 fn what_a_claim_means_while_a_drive_is_made() {
-    use Reason::{AlreadyManaged, ForeignCluster, HoldsData};
+    use Reason::{AlreadyManaged, ClaimConflict, ForeignCluster, HoldsData};
     let only = [claim_block()];
     let made = [ours(DRIVE, CLUSTER), claim_block()];
     let remains = [ours("another", CLUSTER), claim_block()];
@@ -258,19 +258,33 @@ fn what_a_claim_means_while_a_drive_is_made() {
     holds("begun", &only, preparing(CLUSTER), &[DRIVE], AlreadyManaged);
     holds("forgotten", &only, preparing(CLUSTER), &[], HoldsData);
     holds("never mounted", &made, preparing(CLUSTER), &[], HoldsData);
+    let over = || {
+        Ok(Some(Claim {
+            named: vec![ours("another", CLUSTER).digest()],
+            ..claim(DRIVE, CLUSTER, ClaimState::Preparing)
+        }))
+    };
     holds(
         "begun over another's remains",
         &remains,
-        preparing(CLUSTER),
+        over(),
         &[DRIVE, "another"],
         AlreadyManaged,
     );
     holds(
         "forgotten over another's remains",
         &remains,
-        preparing(CLUSTER),
+        over(),
         &[],
         HoldsData,
+    );
+    let since = preparing(CLUSTER);
+    holds(
+        "another that came since",
+        &remains,
+        since,
+        &[DRIVE, "another"],
+        ClaimConflict,
     );
     holds(
         "over a drive of another cluster",

@@ -4,9 +4,13 @@
 //! | to | the person's word | what the device must show |
 //! |---|---|---|
 //! | prepare | identity, content, and `force` where there is content | both, and no claim that stands against it |
-//! | resume | identity | the identity, and our own claim, Preparing, of this very Drive object |
+//! | resume | identity | the identity, our own claim, Preparing, of this very Drive object, and no stranger |
 //! | adopt | identity, and the cluster it is from | the identity, and that cluster's Formatted claim of this drive |
-//! | remove with erasing | identity, and `removal` | the identity, and our own claim |
+//! | remove with erasing | identity, and `removal` | the identity, our own claim, and no stranger |
+//!
+//! A stranger is a signature that was not there when the device was claimed, and is not this drive's own file system:
+//! somebody made it since, and nobody named it. A device that was let be, because something was refused, must hold
+//! exactly what it was left with.
 //!
 //! What stands against it, whatever the word: the claim or the file system of a drive of another cluster; a Formatted
 //! claim or a file system of another drive of this cluster. What is of another cluster is never erased: the right to
@@ -48,6 +52,10 @@ pub struct Found<'a> {
     pub claim: Result<Option<Claim>, ClaimError>,
     /// Drive id and cluster of the XFS of ours that it bears, if it bears one.
     pub file_system: Option<(&'a str, Bearer)>,
+    /// What it holds besides a claim, as a fingerprint says it.
+    pub held: String,
+    /// Signatures that its claim does not know and that are not this drive's own.
+    pub strangers: Vec<String>,
 }
 
 /// Whose file system a device bears.
@@ -78,6 +86,17 @@ pub enum Unwarranted {
         /// What is there.
         found: String,
     },
+    /// It holds something else than when its preparation stopped.
+    #[error("the device's content is {found}, not {left} as when its preparation stopped")]
+    Left {
+        /// What it was left with.
+        left: String,
+        /// What is there.
+        found: String,
+    },
+    /// Somebody put something on it since it was claimed.
+    #[error("the device holds {0}, which was not there when it was claimed")]
+    Stranger(String),
     /// It holds data, and the word to destroy them was not given.
     #[error("the device holds data ({0})")]
     Force(String),
@@ -143,12 +162,20 @@ impl Warrant {
         same_identity(ours, found)?;
         let claim = own_claim(ours, found)?;
         not_of_others(ours, found)?;
-        match claim {
-            claim if claim.state == ClaimState::Formatted => Err(Unwarranted::InUseBefore),
-            claim if claim.incarnation != ours.incarnation => Err(Unwarranted::OtherDrive(
-                format!("an earlier object of this name (UID {})", claim.incarnation),
-            )),
-            _ => Self::of(found, Scope::Prepare),
+        if claim.state == ClaimState::Formatted {
+            return Err(Unwarranted::InUseBefore);
+        }
+        if claim.incarnation != ours.incarnation {
+            let earlier = format!("an earlier object of this name (UID {})", claim.incarnation);
+            return Err(Unwarranted::OtherDrive(earlier));
+        }
+        no_strangers(found)?;
+        match &claim.left {
+            Some(left) if *left != found.held => Err(Unwarranted::Left {
+                left: left.clone(),
+                found: found.held.clone(),
+            }),
+            Some(_) | None => Self::of(found, Scope::Prepare),
         }
     }
 
@@ -157,6 +184,7 @@ impl Warrant {
         same_identity(ours, found)?;
         not_of_others(ours, found)?;
         own_claim(ours, found)?;
+        no_strangers(found)?;
         Self::of(found, Scope::Remove)
     }
 
@@ -244,7 +272,7 @@ fn not_of_others(ours: Ours<'_>, found: &Found<'_>) -> Result<(), Unwarranted> {
         Some((id, Bearer::OtherCluster)) => {
             return Err(Unwarranted::OtherCluster(format!(" (drive {id})")));
         }
-        Some((id, Bearer::ThisCluster)) if id != ours.drive_id && !never_in_use(ours, found) => {
+        Some((id, Bearer::ThisCluster)) if id != ours.drive_id && !never_in_use(id, found) => {
             return Err(Unwarranted::OtherDrive(format!("drive {id}")));
         }
         Some(_) | None => {}
@@ -270,17 +298,23 @@ fn not_of_others(ours: Ours<'_>, found: &Found<'_>) -> Result<(), Unwarranted> {
     }
 }
 
-/// Whether a drive of this cluster was claimed on this device and never completed. Such a claim is only written where no
-/// drive in use stands, so a file system of ours under it, of that drive or of one given up before it, holds no data.
-fn never_in_use(ours: Ours<'_>, found: &Found<'_>) -> bool {
-    matches!(&found.claim, Ok(Some(claim)) if claim.state == ClaimState::Preparing && claim.cluster_id == ours.cluster_id)
+fn no_strangers(found: &Found<'_>) -> Result<(), Unwarranted> {
+    match found.strangers.as_slice() {
+        [] => Ok(()),
+        strangers => Err(Unwarranted::Stranger(strangers.join(", "))),
+    }
+}
+
+/// Whether drive `id` was claimed on this device and never completed: it cannot hold data.
+fn never_in_use(id: &str, found: &Found<'_>) -> bool {
+    matches!(&found.claim, Ok(Some(claim)) if claim.state == ClaimState::Preparing && claim.drive_id == id)
 }
 
 /// Whether this very drive may hold data there.
 fn was_in_use(ours: Ours<'_>, found: &Found<'_>) -> bool {
     let formatted = matches!(&found.claim, Ok(Some(claim)) if claim.state == ClaimState::Formatted);
     let bears = found.file_system.is_some_and(|(id, _)| id == ours.drive_id);
-    formatted || (bears && !never_in_use(ours, found))
+    formatted || (bears && !never_in_use(ours.drive_id, found))
 }
 
 fn own_claim<'f>(ours: Ours<'_>, found: &'f Found<'_>) -> Result<&'f Claim, Unwarranted> {
@@ -302,285 +336,4 @@ fn own_claim<'f>(ours: Ours<'_>, found: &'f Found<'_>) -> Result<&'f Claim, Unwa
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const OURS: Ours<'_> = Ours {
-        drive_id: "d1",
-        cluster_id: "c1",
-        incarnation: "u1",
-        identity: "i1",
-        content: "x1",
-    };
-
-    fn found() -> Found<'static> {
-        Found {
-            major_minor: "7:1",
-            size_bytes: 1 << 30,
-            identity: "i1",
-            content: "x1",
-            blank: false,
-            claim: Ok(None),
-            file_system: None,
-        }
-    }
-
-    fn claim(state: ClaimState, drive: &str, cluster: &str, incarnation: &str) -> Claim {
-        Claim {
-            state,
-            drive_id: drive.into(),
-            cluster_id: cluster.into(),
-            incarnation: incarnation.into(),
-            identity: "i1".into(),
-        }
-    }
-
-    /// The three rights, each as the refusal's first word or `-`.
-    fn rights(found: &Found<'_>, force: bool) -> [String; 3] {
-        [
-            Warrant::to_prepare(OURS, force, found),
-            Warrant::to_resume(OURS, found),
-            Warrant::to_remove(OURS, found),
-        ]
-        .map(|right| match right {
-            Ok(_) => "-".into(),
-            Err(why) => format!("{why:?}")
-                .chars()
-                .take_while(|c| c.is_alphanumeric())
-                .collect(),
-        })
-    }
-
-    use ClaimState::{Formatted, Preparing};
-    type Change = fn(&mut Found<'static>);
-
-    /// Case, what the device shows beside data with a matching fingerprint, the person's force, and the three rights.
-    const CASES: &[(&str, Change, bool, [&str; 3])] = &[
-        (
-            "blank",
-            |f| f.blank = true,
-            false,
-            ["-", "NotClaimed", "NotClaimed"],
-        ),
-        (
-            "data, no force",
-            |_| {},
-            false,
-            ["Force", "NotClaimed", "NotClaimed"],
-        ),
-        (
-            "data, force",
-            |_| {},
-            true,
-            ["-", "NotClaimed", "NotClaimed"],
-        ),
-        (
-            "content changed",
-            |f| f.content = "x2",
-            true,
-            ["Content", "NotClaimed", "NotClaimed"],
-        ),
-        ("other device", |f| f.identity = "i2", true, ["Identity"; 3]),
-        (
-            "too small",
-            |f| {
-                f.size_bytes = 4096;
-                f.blank = true;
-            },
-            false,
-            ["TooSmall", "NotClaimed", "NotClaimed"],
-        ),
-        (
-            "our claim",
-            |f| f.claim = Ok(Some(claim(Preparing, "d1", "c1", "u1"))),
-            false,
-            ["Force", "-", "-"],
-        ),
-        (
-            "our claim, other device",
-            |f| {
-                f.claim = Ok(Some(claim(Preparing, "d1", "c1", "u1")));
-                f.identity = "i2";
-            },
-            true,
-            ["Identity"; 3],
-        ),
-        (
-            "an earlier object's claim",
-            |f| f.claim = Ok(Some(claim(Preparing, "d1", "c1", "u0"))),
-            true,
-            ["-", "OtherDrive", "-"],
-        ),
-        (
-            "in use as ours",
-            |f| f.claim = Ok(Some(claim(Formatted, "d1", "c1", "u1"))),
-            true,
-            ["InUseBefore", "InUseBefore", "-"],
-        ),
-        (
-            "our file system, claim gone",
-            |f| f.file_system = Some(("d1", Bearer::ThisCluster)),
-            true,
-            ["InUseBefore", "NotClaimed", "NotClaimed"],
-        ),
-        (
-            "another drive, never in use",
-            |f| {
-                f.claim = Ok(Some(claim(Preparing, "d2", "c1", "u2")));
-                f.file_system = Some(("d2", Bearer::ThisCluster));
-            },
-            true,
-            ["-", "OtherDrive", "OtherDrive"],
-        ),
-        (
-            "the remains of another drive under our claim",
-            |f| {
-                f.claim = Ok(Some(claim(Preparing, "d1", "c1", "u1")));
-                f.file_system = Some(("d2", Bearer::ThisCluster));
-            },
-            true,
-            ["-", "-", "-"],
-        ),
-        (
-            "the remains of one drive under the claim of a second",
-            |f| {
-                f.claim = Ok(Some(claim(Preparing, "d3", "c1", "u3")));
-                f.file_system = Some(("d2", Bearer::ThisCluster));
-            },
-            true,
-            ["-", "OtherDrive", "OtherDrive"],
-        ),
-        (
-            "another cluster's file system under our claim",
-            |f| {
-                f.claim = Ok(Some(claim(Preparing, "d1", "c1", "u1")));
-                f.file_system = Some(("d2", Bearer::OtherCluster));
-            },
-            true,
-            ["OtherCluster"; 3],
-        ),
-        (
-            "another drive",
-            |f| f.claim = Ok(Some(claim(Formatted, "d2", "c1", "u2"))),
-            true,
-            ["OtherDrive"; 3],
-        ),
-        (
-            "another drive, claim gone",
-            |f| f.file_system = Some(("d2", Bearer::ThisCluster)),
-            true,
-            ["OtherDrive", "NotClaimed", "OtherDrive"],
-        ),
-        (
-            "another cluster's claim",
-            |f| f.claim = Ok(Some(claim(Preparing, "d1", "c2", "u1"))),
-            true,
-            ["OtherCluster"; 3],
-        ),
-        (
-            "another cluster, claim gone",
-            |f| f.file_system = Some(("d1", Bearer::OtherCluster)),
-            true,
-            ["OtherCluster", "NotClaimed", "OtherCluster"],
-        ),
-        (
-            "damaged claim, no force",
-            |f| f.claim = Err(ClaimError::Damaged),
-            false,
-            ["Force", "NotClaimed", "NotClaimed"],
-        ),
-        (
-            "damaged claim, force",
-            |f| f.claim = Err(ClaimError::Damaged),
-            true,
-            ["-", "NotClaimed", "NotClaimed"],
-        ),
-        (
-            "a later version's claim",
-            |f| f.claim = Err(ClaimError::Version(2)),
-            true,
-            ["OtherDrive", "NotClaimed", "OtherDrive"],
-        ),
-    ];
-
-    #[test]
-    fn who_may_write() {
-        for (name, change, force, expected) in CASES {
-            let mut found = found();
-            change(&mut found);
-            assert_eq!(
-                rights(&found, *force),
-                expected.map(str::to_owned),
-                "{name}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_drive_moves_here_only_from_the_cluster_named() {
-        use ClaimState::{Formatted, Preparing};
-        let right = |claim, from: &str| {
-            let found = Found { claim, ..found() };
-            Warrant::to_adopt(OURS, from, &found).map(|warrant| warrant.scope)
-        };
-        let theirs = || Ok(Some(claim(Formatted, "d1", "c2", "u9")));
-        assert_eq!(right(theirs(), "c2"), Ok(Scope::Claim));
-        assert!(matches!(
-            right(theirs(), "c3"),
-            Err(Unwarranted::OtherCluster(_))
-        ));
-        let other = Ok(Some(claim(Formatted, "d2", "c2", "u9")));
-        assert!(matches!(
-            right(other, "c2"),
-            Err(Unwarranted::OtherDrive(_))
-        ));
-        let incomplete = Ok(Some(claim(Preparing, "d1", "c2", "u9")));
-        for missing in [incomplete, Ok(None), Err(ClaimError::Damaged)] {
-            assert!(matches!(
-                right(missing, "c2"),
-                Err(Unwarranted::NotClaimed(_))
-            ));
-        }
-    }
-
-    #[test]
-    fn a_warrant_is_for_one_device_and_spares_the_claim() {
-        let found = Found {
-            blank: true,
-            ..found()
-        };
-        let warrant = Warrant::to_prepare(OURS, false, &found).unwrap();
-        warrant.assert_device("7:1", 1 << 30);
-        warrant.assert_erasable(Range {
-            offset: 0,
-            bytes: warrant.claim_offset(),
-        });
-        let refused = [
-            Range {
-                offset: 0,
-                bytes: warrant.claim_offset() + 1,
-            },
-            Range {
-                offset: warrant.claim_offset() + 4095,
-                bytes: 1,
-            },
-            Range {
-                offset: 1 << 30,
-                bytes: 1,
-            },
-            Range {
-                offset: u64::MAX,
-                bytes: u64::MAX,
-            },
-        ];
-        for range in refused {
-            assert!(
-                std::panic::catch_unwind(|| warrant.assert_erasable(range)).is_err(),
-                "{range:?}"
-            );
-        }
-        for (device, size) in [("7:2", 1 << 30), ("7:1", 1 << 31)] {
-            assert!(std::panic::catch_unwind(|| warrant.assert_device(device, size)).is_err());
-        }
-    }
-}
+mod tests;

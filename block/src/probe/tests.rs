@@ -36,6 +36,8 @@ async fn both_engines_find_the_same_in_both_phases() {
         cluster_id: "c".to_owned(),
         incarnation: "i".to_owned(),
         identity: "d".to_owned(),
+        left: None,
+        named: Vec::new(),
     };
     let at = claim_offset(8 * MIB + 512).unwrap();
     let cases = [

@@ -107,16 +107,7 @@ impl Disk {
 
     /// Makes an XFS whose superblock bears `uuid` and `label`.
     pub fn format(&mut self, uuid: [u8; 16], label: &str) {
-        let mut block = Vec::with_capacity(4096);
-        block.extend_from_slice(b"XFSB");
-        block.resize(32, 0);
-        block.extend_from_slice(&uuid);
-        block.resize(100, 0);
-        block.extend_from_slice(&4_u16.to_be_bytes()); // version 4: a superblock without a checksum
-        block.resize(108, 0);
-        block.extend(label.bytes().take(12));
-        block.resize(4096, 0);
-        self.write_block(0, block);
+        self.write_block(0, superblock(uuid, label));
         self.files = Some(Tree::default());
     }
 
@@ -131,17 +122,13 @@ impl Disk {
         }
     }
 
-    /// Makes it hold somebody's ext4, as far as anybody can see from outside.
+    /// Makes it hold somebody's XFS, as far as anybody can see from outside.
     pub fn make_foreign(&mut self, seed: u64) {
-        let mut block = vec![0; 4096];
-        let content = seed.to_le_bytes().repeat(7);
-        for (slot, byte) in block.iter_mut().skip(1024).zip(content) {
-            *slot = byte;
+        let mut uuid = [0x5a; 16];
+        if let Some(slot) = uuid.first_chunk_mut::<8>() {
+            *slot = seed.to_le_bytes();
         }
-        for (slot, byte) in block.iter_mut().skip(1024 + 0x38).zip([0x53, 0xef]) {
-            *slot = byte;
-        }
-        self.write_block(0, block);
+        self.write_block(0, superblock(uuid, "photos"));
         self.files = None;
         self.writes = 0;
     }
@@ -160,4 +147,18 @@ impl Disk {
             signature::scan(self.bytes, &areas)
         })
     }
+}
+
+/// The first block of an XFS.
+fn superblock(uuid: [u8; 16], label: &str) -> Vec<u8> {
+    let mut block = Vec::with_capacity(4096);
+    block.extend_from_slice(b"XFSB");
+    block.resize(32, 0);
+    block.extend_from_slice(&uuid);
+    block.resize(100, 0);
+    block.extend_from_slice(&4_u16.to_be_bytes()); // version 4: a superblock without a checksum
+    block.resize(108, 0);
+    block.extend(label.bytes().take(12));
+    block.resize(4096, 0);
+    block
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use api::drive::{DeviceClaim, Erase, Removal};
 use api::storage_node::DeviceVerdict;
-use api::{Drive, DriveSpec, Volume};
+use api::{Drive, DriveSpec, Reason, Volume};
 use serde_json::json;
 
 use super::World;
@@ -240,6 +240,16 @@ impl World {
             self.person.drives.remove(id);
             return;
         };
+        // What somebody put there since is not to be erased: it is let go as it is.
+        let refused = drive.status.as_ref().and_then(|status| status.reason);
+        if drive.spec.removal.is_some() && refused == Some(Reason::FingerprintChanged) {
+            let word = json!({"spec": {"removal": null}});
+            self.api.drives.patch(id, &word).ok();
+            if let Some(wish) = self.person.drives.get_mut(id) {
+                wish.erase = false;
+            }
+            return;
+        }
         if wish.erase && drive.spec.removal.is_none() {
             let removal = Removal {
                 erase: Erase::default(),
