@@ -307,10 +307,9 @@ impl Apply<'_> {
 
     /// Keeps the record as a person says of the drive now. Whether it had to be written.
     pub fn remember(&self, record: &DriveRecord) -> Result<bool, Refusal> {
-        let said = Said::of(self.drive);
-        if record.said == said {
+        let Some(said) = Said::by_a_person(self.drive).filter(|said| *said != record.said) else {
             return Ok(false);
-        }
+        };
         let record = DriveRecord {
             said,
             ..record.clone()

@@ -157,9 +157,13 @@ impl Task {
                 drive: &drive,
                 now: (ctx.clock)(),
             };
-            let written = apply.remember(&record)?;
-            if written {
-                ctx.registry.hear(&mounted.id, Said::of(&drive));
+            // A full drive takes no record, and its figures are wanted all the more.
+            match apply.remember(&record) {
+                Ok(true) => ctx.registry.hear(&mounted.id, Said::of(&drive)),
+                Ok(false) => {}
+                Err(refusal) => {
+                    tracing::warn!(drive = &*mounted.id, reason = %refusal.reason, message = refusal.message, "What was said of a drive could not be written on it; tried again");
+                }
             }
             let unowned = mounted
                 .quota_enforced
