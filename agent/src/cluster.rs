@@ -10,6 +10,8 @@ use kube::api::Api;
 use kube::{Client, ResourceExt as _};
 use tokio_util::sync::CancellationToken;
 
+use crate::connect::Connection;
+
 /// How long the API is waited for when the id is known from before.
 const ASK_MAX: Duration = Duration::from_secs(3);
 /// Between two tries when it is not.
@@ -65,22 +67,41 @@ pub async fn id(
     }
 }
 
-/// Asks until the API answers. If it is another cluster's than the one whose drives were mounted, the agent ends: started
+/// Asks until the API answers. Whether it is that of the cluster whose drives were mounted; if not, the agent ends: started
 /// again, it mounts no drive of the old cluster and writes the old id on no drive of the new one.
-pub async fn confirm(client: Client, id: String, stop: CancellationToken) {
+pub async fn confirm(client: &Client, id: &str, stop: &CancellationToken) -> bool {
     let asked = async {
         loop {
-            match ask(&client).await {
+            match ask(client).await {
                 Ok(now) => return now,
                 Err(_) => tokio::time::sleep(ASK_AGAIN).await,
             }
         }
     };
-    if let Some(now) = stop.run_until_cancelled(asked).await
-        && now != id
-    {
+    let Some(now) = stop.run_until_cancelled(asked).await else {
+        return false;
+    };
+    if now != id {
         tracing::error!(old = id, new = now, reason = %api::Reason::ForeignCluster, "The API that answers now is another cluster's; the agent ends, to start again in that one");
         stop.cancel();
+    }
+    now == id
+}
+
+/// Confirms anew whenever the way to the API changes.
+pub async fn stay(connection: Connection, id: String, stop: CancellationToken) {
+    let Connection {
+        client,
+        mut renewed,
+    } = connection;
+    loop {
+        match stop.run_until_cancelled(renewed.changed()).await {
+            Some(Ok(())) => {}
+            Some(Err(_)) | None => return,
+        }
+        if !confirm(&client, &id, &stop).await {
+            return;
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! How the API is reached. An agent that was started before on this node mounts and serves what is on disk whether or not
 //! there is an API, so it does not wait for one either: where the kubeconfig is missing, as at a boot before the
-//! controller has written it, the client answers nobody until it is there.
+//! controller has written it, the client answers nobody until it is there; and where it is written anew, as by a controller
+//! that lost its directory, the client goes by the new one.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -15,7 +16,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Between two looks for a kubeconfig that is missing.
+/// Between two looks at the kubeconfig.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What a request is answered before there is a kubeconfig.
@@ -23,57 +24,77 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 #[error("the kubeconfig is not there yet; is the controller started (--embedded writes it)?")]
 struct NotYet;
 
-/// A client of the API. With `patient`, a kubeconfig that is missing is waited for by the client itself: every request
+/// The way to the API.
+#[derive(Clone)]
+pub struct Connection {
+    /// Asks whoever the kubeconfig names now.
+    pub client: Client,
+    /// Changes when it names somebody else; ended where it never can.
+    pub renewed: watch::Receiver<Option<Client>>,
+}
+
+/// Connects to the API. With `patient`, a kubeconfig that is missing is waited for by the client itself: every request
 /// fails until it is there, as it would while the API is away.
 ///
 /// # Errors
 /// There is no kubeconfig and nobody is patient, or it is none that can be used.
-pub async fn client(
+pub async fn connect(
     kubeconfig: Option<&Path>,
     patient: bool,
     stop: &CancellationToken,
-) -> anyhow::Result<Client> {
+) -> anyhow::Result<Connection> {
     let Some(path) = kubeconfig else {
         let config = kube::Config::incluster()
             .context("not in a pod with a service account: give --kubeconfig FILE")?;
-        return made_of(config);
+        let client = Client::try_from(config).context("cannot make a client of the API")?;
+        let (_, renewed) = watch::channel(None);
+        return Ok(Connection { client, renewed });
     };
-    match path.metadata() {
+    let text = match std::fs::read_to_string(path) {
         Err(error) if patient && error.kind() == ErrorKind::NotFound => {
             tracing::warn!(
                 kubeconfig = %path.display(),
                 reason = %api::Reason::ApiUnavailable,
                 "The kubeconfig is not there; drives are mounted and served from what is on disk, and it is waited for"
             );
-            Ok(late(path.to_owned(), stop.clone()))
+            return Ok(following(path, String::new(), None, stop));
         }
-        _ => from_file(path).await,
-    }
+        read => read.with_context(|| {
+            format!(
+                "cannot read the kubeconfig {}; is the controller started (--embedded writes it)?",
+                path.display()
+            )
+        })?,
+    };
+    let client = named_by(&text, path).await?;
+    Ok(following(path, text, Some(client), stop))
 }
 
-async fn from_file(path: &Path) -> anyhow::Result<Client> {
-    let read = Kubeconfig::read_from(path).with_context(|| {
-        format!(
-            "cannot read the kubeconfig {}; is the controller started (--embedded writes it)?",
-            path.display()
-        )
-    })?;
-    let config = kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())
+/// A client of the API that a kubeconfig of this text names.
+async fn named_by(text: &str, path: &Path) -> anyhow::Result<Client> {
+    let config = async {
+        let read = Kubeconfig::from_yaml(text)?;
+        kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await
+    };
+    let config = config
         .await
         .with_context(|| format!("the kubeconfig {} is not usable", path.display()))?;
-    made_of(config)
-}
-
-fn made_of(config: kube::Config) -> anyhow::Result<Client> {
     Client::try_from(config).context("cannot make a client of the API")
 }
 
-/// A client that is one once the kubeconfig is there.
-fn late(path: PathBuf, stop: CancellationToken) -> Client {
-    let (found, client) = watch::channel(None::<Client>);
-    tokio::spawn(stop.run_until_cancelled_owned(look_for(path, found)));
+/// A client that asks whoever the kubeconfig names at the time.
+fn following(
+    path: &Path,
+    text: String,
+    first: Option<Client>,
+    stop: &CancellationToken,
+) -> Connection {
+    let (found, renewed) = watch::channel(first);
+    let following = follow(path.to_owned(), text, found);
+    tokio::spawn(stop.clone().run_until_cancelled_owned(following));
+    let named = renewed.clone();
     let through = tower::service_fn(move |request: Request<Body>| {
-        let client = client.borrow().clone();
+        let client = named.borrow().clone();
         async move {
             match client {
                 Some(client) => client.send(request).await.map_err(tower::BoxError::from),
@@ -81,32 +102,33 @@ fn late(path: PathBuf, stop: CancellationToken) -> Client {
             }
         }
     });
-    Client::new(through, "default")
+    Connection {
+        client: Client::new(through, "default"),
+        renewed,
+    }
 }
 
-/// Looks until the kubeconfig can be used. A malformed one is an error that a person must see to, and is said as often as
-/// it changes; the volumes are served all the same.
-async fn look_for(path: PathBuf, found: watch::Sender<Option<Client>>) {
-    let mut said = String::new();
+/// Makes a new client whenever the kubeconfig says something else than `text`: a controller whose directory was lost has a
+/// new certificate and a new token, and answers nobody who shows the old one. One that is missing or malformed changes
+/// nothing; what is wrong with it a person must see to, so it is said as often as it changes.
+async fn follow(path: PathBuf, mut text: String, found: watch::Sender<Option<Client>>) {
     loop {
         tokio::time::sleep(LOOK_AGAIN).await;
-        if path.metadata().is_err() {
-            continue;
-        }
-        match from_file(&path).await {
+        let now = match tokio::fs::read_to_string(&path).await {
+            Ok(now) if now != text => now,
+            Ok(_) | Err(_) => continue,
+        };
+        match named_by(&now, &path).await {
             Ok(client) => {
-                tracing::info!(kubeconfig = %path.display(), "The kubeconfig is there");
+                tracing::info!(kubeconfig = %path.display(), "The kubeconfig is new; the API is asked as it says");
                 found.send_replace(Some(client));
-                return;
             }
             Err(error) => {
                 let error = format!("{error:#}");
-                if error != said {
-                    tracing::error!(error, reason = %api::Reason::ApiUnavailable, "The kubeconfig cannot be used; it is read again");
-                }
-                said = error;
+                tracing::error!(error, reason = %api::Reason::ApiUnavailable, "The kubeconfig cannot be used; it is read again");
             }
         }
+        text = now;
     }
 }
 
@@ -123,6 +145,34 @@ users: [{name: u, user: {}}]
 contexts: [{name: x, context: {cluster: c, user: u}}]
 current-context: x
 ";
+
+    async fn client(
+        kubeconfig: Option<&Path>,
+        patient: bool,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Client> {
+        let connection = connect(kubeconfig, patient, stop).await?;
+        Ok(connection.client)
+    }
+
+    #[tokio::test]
+    async fn a_new_kubeconfig_is_followed_and_a_malformed_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kubeconfig");
+        std::fs::write(&path, KUBECONFIG).unwrap();
+        let stop = CancellationToken::new();
+        let mut connection = connect(Some(&path), false, &stop).await.unwrap();
+        connection.renewed.mark_unchanged();
+        std::fs::write(&path, "{").unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert!(!connection.renewed.has_changed().unwrap());
+        std::fs::write(&path, KUBECONFIG.replace(":1'", ":2'")).unwrap();
+        tokio::time::timeout(Duration::from_secs(20), connection.renewed.changed())
+            .await
+            .expect("it is found by itself")
+            .unwrap();
+        assert!(connection.renewed.borrow().is_some());
+    }
 
     #[tokio::test]
     async fn a_missing_kubeconfig_is_waited_for_by_the_patient_alone() {

@@ -32,6 +32,8 @@ pub struct Mounted {
     pub device: Option<Arc<Seen>>,
     /// Whether it refuses writes.
     pub read_only: bool,
+    /// Whether more of its file system is mounted, such as its volumes, so that unmounting it would not free the device.
+    pub shared: bool,
     /// What is on it.
     pub content: Content,
 }
@@ -52,7 +54,8 @@ pub enum Content {
 }
 
 /// Looks at one drive. `identity` is the one that its Drive names. With `afresh` its devices are probed again: a
-/// snapshot may be older than the agent's own last write.
+/// snapshot may be older than the agent's own last write. So are they while one looks like another cluster's, for a
+/// move that is done must not be done again.
 pub fn observe(
     host: &dyn Host,
     site: &Site,
@@ -62,7 +65,8 @@ pub fn observe(
     afresh: bool,
 ) -> Result<Observed, HostError> {
     let renewed;
-    let snapshot = if afresh {
+    let foreign = |seen: &Arc<Seen>| seen.holds.as_ref().is_some_and(|held| !held.ours);
+    let snapshot = if afresh || snapshot.by_drive(drive).any(foreign) {
         renewed = renew(host, snapshot, drive, identity);
         &renewed
     } else {
@@ -71,7 +75,7 @@ pub fn observe(
     let place = site.mount_dir(drive);
     let table = host.mounts()?;
     let mounted = match table.iter().rev().find(|entry| entry.target == place) {
-        Some(entry) => Some(mounted(host, site, snapshot, drive, entry)?),
+        Some(entry) => Some(mounted(host, site, (snapshot, &table), drive, entry)?),
         None => None,
     };
     Ok(Observed {
@@ -111,7 +115,7 @@ fn renew(host: &dyn Host, snapshot: &Snapshot, drive: &str, identity: &str) -> S
 fn mounted(
     host: &dyn Host,
     site: &Site,
-    snapshot: &Snapshot,
+    (snapshot, table): (&Snapshot, &[MountEntry]),
     drive: &str,
     entry: &MountEntry,
 ) -> Result<Mounted, HostError> {
@@ -120,11 +124,20 @@ fn mounted(
         .values()
         .find(|seen| seen.facts.major_minor == entry.major_minor)
         .cloned();
+    // The host's own table, as the snapshot has it, may show more than that of the agent's namespace.
+    let shared = table
+        .iter()
+        .any(|other| other.major_minor == entry.major_minor && other.target != entry.target)
+        || device
+            .iter()
+            .flat_map(|seen| &seen.facts.mounts)
+            .any(|target| *target != entry.target);
     let super_read_only = entry.super_options.split(',').any(|option| option == "ro");
     Ok(Mounted {
         major_minor: entry.major_minor.clone(),
         device,
         read_only: entry.read_only || super_read_only,
+        shared,
         content: if entry.fs_type == "xfs" {
             content(host, site, drive)?
         } else {

@@ -11,7 +11,7 @@
 //! | bears our claim, Preparing | the drive was in use | refuse: nothing is written |
 //! | bears our claim, Preparing, of this object | identity as named | resume at the step in the status |
 //! | bears our claim, Preparing, of another object | fingerprint as named, and force | prepare |
-//! | bears the drive, of another cluster | `adoptFrom` names that one | move it here |
+//! | bears the drive, of another cluster | `adoptFrom` names that one | move it here; its claim once no volume is mounted |
 //! | bears nothing of ours | fingerprint as named, drive never in use | prepare |
 //! | bears another drive, made to the end | | refuse |
 //! | bears nothing of ours | the drive was in use | refuse: nothing is written |
@@ -131,25 +131,55 @@ fn in_place(drive: &Drive, seen: &Observed, mounted: &Mounted, site: &Site) -> P
             Reason::IdMismatch,
             format!("drive.json on it is that of drive {}", record.drive_id),
         ),
-        Content::Recorded(record) if record.cluster_id != site.cluster_id => {
-            if drive.spec.adopt_from.as_ref() == Some(&record.cluster_id) {
-                return Plan::Do(vec![Action::Relabel, Action::Attach]);
+        Content::Recorded(record) => {
+            let foreign = record.cluster_id != site.cluster_id;
+            if foreign && drive.spec.adopt_from.as_ref() != Some(&record.cluster_id) {
+                let whose = format!("drive.json on it is that of cluster {}", record.cluster_id);
+                return refused(drive, Reason::ForeignCluster, whose);
             }
-            let whose = format!("drive.json on it is that of cluster {}", record.cluster_id);
-            refused(drive, Reason::ForeignCluster, whose)
+            recorded(drive, seen, (mounted, device), foreign, site)
         }
-        Content::Recorded(_) if mounted.read_only => stand(
-            DrivePhase::ReadOnly,
-            Reason::DriveReadOnly,
-            format!("{} is mounted read-only", device.facts.name),
-        ),
-        // What is in use is sealed; a snapshot that shows the claim as it was before is only late.
-        Content::Recorded(_) if seen.attached => Plan::Settled,
-        Content::Recorded(_) if own_preparing_claim(drive, device, site).is_some() => {
-            Plan::Do(from_record(device))
-        }
-        Content::Recorded(_) => Plan::Do(vec![Action::Attach]),
     }
+}
+
+/// The drive is mounted at its place with its own record, of this cluster or (`foreign`) of the one it moves here from.
+fn recorded(
+    drive: &Drive,
+    seen: &Observed,
+    (mounted, device): (&Mounted, &Seen),
+    foreign: bool,
+    site: &Site,
+) -> Plan {
+    let name = || device.facts.name.clone();
+    // The claim says after the next boot whose the drive is, and it is not written to a device that is mounted. What pods
+    // use of the drive is left to them: the claim follows once nothing else of it is mounted.
+    if !mounted.shared && claim_is_to_move(drive, device, site) {
+        return Plan::Do(vec![
+            Action::Unmount,
+            Action::TakeOver { device: name() },
+            Action::Mount {
+                device: name(),
+                fresh: false,
+            },
+            Action::Relabel,
+            Action::Attach,
+        ]);
+    }
+    if mounted.read_only {
+        let message = format!("{} is mounted read-only", name());
+        return stand(DrivePhase::ReadOnly, Reason::DriveReadOnly, message);
+    }
+    if foreign {
+        return Plan::Do(vec![Action::Relabel, Action::Attach]);
+    }
+    // What is in use is sealed; a snapshot that shows the claim as it was before is only late.
+    if seen.attached {
+        return Plan::Settled;
+    }
+    if own_preparing_claim(drive, device, site).is_some() {
+        return Plan::Do(from_record(device));
+    }
+    Plan::Do(vec![Action::Attach])
 }
 
 /// One device bears the drive, and it is not mounted.
@@ -423,6 +453,17 @@ fn own_claim<'s>(drive: &Drive, device: &'s Seen, site: &Site) -> Option<&'s Cla
     (claim.drive_id == id(drive) && claim.cluster_id == site.cluster_id).then_some(claim)
 }
 
+/// Whether the claim on it is still that of the cluster that the drive moves here from.
+fn claim_is_to_move(drive: &Drive, device: &Seen, site: &Site) -> bool {
+    let claim = device.claim().ok().flatten();
+    claim.is_some_and(|claim| {
+        claim.drive_id == id(drive)
+            && claim.cluster_id != site.cluster_id
+            && drive.spec.adopt_from.as_ref() == Some(&claim.cluster_id)
+            && claim.state == ClaimState::Formatted
+    })
+}
+
 fn own_preparing_claim<'s>(drive: &Drive, device: &'s Seen, site: &Site) -> Option<&'s Claim> {
     own_claim(drive, device, site)
         .filter(|claim| claim.state == ClaimState::Preparing && is_of(claim, drive))
@@ -486,6 +527,12 @@ pub fn refused_phase(drive: &Drive) -> DrivePhase {
     }
 }
 
+#[cfg(test)]
+#[expect(
+    clippy::too_many_lines,
+    reason = "a table has as many lines as it has rows"
+)]
+mod moving_tests;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]

@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use api::names::LABEL_PREFIX;
+use api::names::{ANNOTATION_GUESSED_TIER, LABEL_PREFIX};
 use api::{AccessTier, Drive};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -70,6 +70,16 @@ pub struct Said {
 }
 
 impl Said {
+    /// As a Drive says it, if a person does: what `adopt` guessed for want of the record is nobody's word.
+    #[must_use]
+    pub fn by_a_person(drive: &Drive) -> Option<Self> {
+        let said = Self::of(drive);
+        let annotations = drive.metadata.annotations.as_ref();
+        let guessed = annotations.and_then(|all| all.get(ANNOTATION_GUESSED_TIER));
+        let tier = drive.spec.access_tier.to_string();
+        (guessed != Some(&tier) || !said.labels.is_empty()).then_some(said)
+    }
+
     /// As a Drive says it.
     #[must_use]
     pub fn of(drive: &Drive) -> Self {
@@ -202,6 +212,24 @@ mod tests {
         assert!(said.suspended);
         assert_eq!(said.access_tier, Some(AccessTier::Warm));
         assert_eq!(said.labels, BTreeMap::from([("rack".into(), "3".into())]));
+    }
+
+    #[test]
+    fn a_guess_is_nobodys_word() {
+        let drive = |guess: Option<&str>, labels: &[(&str, &str)]| {
+            let mut drive = api::testing::drive("d1").tier(AccessTier::Warm).build();
+            let metadata = &mut drive.metadata;
+            let annotations = metadata.annotations.get_or_insert_default();
+            annotations.extend(guess.map(|tier| (ANNOTATION_GUESSED_TIER.into(), tier.into())));
+            let labels = labels.iter().map(|(k, v)| ((*k).into(), (*v).into()));
+            metadata.labels.get_or_insert_default().extend(labels);
+            Said::by_a_person(&drive).is_some()
+        };
+        assert!(drive(None, &[]));
+        assert!(!drive(Some("Warm"), &[]));
+        assert!(!drive(Some("Warm"), &[("ringpv.io/node", "n1")]));
+        assert!(drive(Some("Warm"), &[("rack", "3")]));
+        assert!(drive(Some("Hot"), &[]));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The agent put together: the order of its start, what runs side by side, and its end.
 //!
 //! ```text
-//!   backend ─► cluster id ─► devices ─► mount what is on disk ─► then all at once:
-//!      reconcile (Drives) · benchmarks · lease · node status · CSI services · metrics
+//!   backend ─► cluster id ─► devices ─► mount what is on disk ─► CSI services · metrics
+//!                                                            └─► once the API answers, as that cluster's:
+//!                                                                reconcile (Drives) · benchmarks · lease · node status
 //! ```
 //! Nothing of this waits for the API where the cluster's id is remembered, and nothing waits long for one drive. A mounted
 //! drive outlives the agent: its end unmounts nothing.
@@ -25,6 +26,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Args;
+use crate::connect::Connection;
 use crate::host::{Host, LinuxHost};
 use crate::metrics::Metrics;
 use crate::node_status::{self, NodeFacts};
@@ -54,7 +56,8 @@ pub async fn run(args: Args, log: LogFilter) -> anyhow::Result<()> {
         .with_context(|| format!("cannot make the state directory {state_dir}"))?;
     let stop = stop_on_signal()?;
     let known = cluster::remembered(&args.state_dir).is_some();
-    let client = connect::client(args.kubeconfig.as_deref(), known, &stop).await?;
+    let connection = connect::connect(args.kubeconfig.as_deref(), known, &stop).await?;
+    let client = connection.client.clone();
     let Some(cluster_id) = cluster::id(&client, &args.state_dir, &stop).await? else {
         return Ok(());
     };
@@ -82,7 +85,8 @@ pub async fn run(args: Args, log: LogFilter) -> anyhow::Result<()> {
     }
     serve_volumes(&mut tasks, &ctx, (socket, calls), &ready, &stop);
     let facts = NodeFacts::read(&args.node, &ctx.site.cluster_id, &backend, "/proc".as_ref());
-    serve_drives(&mut tasks, &ctx, (facts, discovery), ready, &stop);
+    let drives = serve_drives(ctx, connection, (facts, discovery), ready, stop.clone());
+    tasks.spawn(drives);
     stop.cancelled().await;
     tracing::info!("Ending; mounted drives stay mounted");
     let ended = async { while tasks.join_next().await.is_some() {} };
@@ -104,22 +108,30 @@ async fn mount_from_disk(
     tasks.spawn(stop.clone().run_until_cancelled_owned(late).map(drop));
 }
 
-/// Drives: kept as wished, measured, and told of, with the node that has them.
-fn serve_drives(
-    tasks: &mut JoinSet<()>,
-    ctx: &Context,
+/// Drives: kept as wished, measured, and told of, with the node that has them. Not before the API is known to be that of
+/// the cluster whose id the agent goes by: with an id that is only remembered, it would claim devices that another
+/// cluster's Drives name for the old one.
+async fn serve_drives(
+    ctx: Context,
+    mut connection: Connection,
     (facts, discovery): (NodeFacts, Discovery),
     ready: Readiness,
-    stop: &CancellationToken,
+    stop: CancellationToken,
 ) {
     let (client, site) = (&ctx.client, &ctx.site);
-    let (known, drives) = watch::channel(None);
-    tasks.spawn(reconcile::run(ctx.clone(), known, stop.clone()));
-    tasks.spawn(cluster::confirm(
-        client.clone(),
+    // What changes while it is confirmed is seen after.
+    connection.renewed.mark_unchanged();
+    if !cluster::confirm(client, &site.cluster_id, &stop).await {
+        return;
+    }
+    let mut tasks = JoinSet::new();
+    tasks.spawn(cluster::stay(
+        connection,
         site.cluster_id.clone(),
         stop.clone(),
     ));
+    let (known, drives) = watch::channel(None);
+    tasks.spawn(reconcile::run(ctx.clone(), known, stop.clone()));
     tasks.spawn(lease::run(
         client.clone(),
         site.node.clone(),
@@ -139,6 +151,7 @@ fn serve_drives(
         ready,
         stop.clone(),
     ));
+    while tasks.join_next().await.is_some() {}
 }
 
 /// What all tasks share, and what looks at the devices.

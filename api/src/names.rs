@@ -56,6 +56,9 @@ pub const FILESYSTEM_LABEL_PREFIX: &str = "rpv:";
 /// Key of an inline ephemeral volume's attributes: its size, such as `5Gi`. All class parameters may stand beside it.
 pub const PARAM_SIZE: &str = "size";
 
+/// Annotation of a Drive that `adopt` made before anybody could read the drive's record: the access tier that it guessed.
+/// While the Drive says that and no more, what the record on the drive says is right, and the agent leaves it alone.
+pub const ANNOTATION_GUESSED_TIER: &str = "ringpv.io/guessed-tier";
 /// Annotation of a Volume that `adopt` made: the incarnation in the record on the drive ([`crate::storage_node::Orphan`])
 /// that it takes over. Without it a new Volume never gets the data of an earlier one of its name.
 pub const ANNOTATION_ADOPTS: &str = "ringpv.io/adopts";

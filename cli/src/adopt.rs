@@ -2,13 +2,13 @@
 //! Drive object again; a drive of another cluster only with `--from-cluster` and that cluster's id; then every volume
 //! that the drives hold without an object gets its Volume again, from its own record. Nothing on a device is erased.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use api::drive::{DeviceClaim, Erase};
 use api::names::{
-    ANNOTATION_ADOPTS, FINALIZER_DEVICE, LABEL_DRIVE, LABEL_NODE, LABEL_PREFIX, MANAGER_CLI,
-    cluster_tag,
+    ANNOTATION_ADOPTS, ANNOTATION_GUESSED_TIER, FINALIZER_DEVICE, LABEL_DRIVE, LABEL_NODE,
+    LABEL_PREFIX, MANAGER_CLI, cluster_tag,
 };
 use api::storage_node::{HeldDrive, Orphan};
 use api::volume::FsType;
@@ -16,9 +16,11 @@ use api::{Device, Drive, DriveSpec, Reason, StorageNode, Volume, VolumeSpec};
 use clap::Args;
 use kube::ResourceExt as _;
 use kube::api::PostParams;
+use serde_json::{Value, json};
 
 use crate::advice::{self, Hint, Refusal, Stop};
 use crate::args::{DryRun, Wait};
+use crate::change::{self, Change};
 use crate::discover::{Use, devices_of};
 use crate::init::wait;
 use crate::progress::{End, follow};
@@ -91,7 +93,8 @@ pub(crate) async fn run(session: &mut Session, args: &AdoptArgs) -> Result<(), S
         .collect();
     let ids: BTreeSet<_> = found.iter().map(|f| f.held.id.clone()).collect();
     let orphans = orphans(args, &inventory.nodes, &ids)?;
-    if drives.is_empty() && orphans.is_empty() {
+    let waiting = guessed(&inventory.drives);
+    if drives.is_empty() && orphans.is_empty() && waiting.is_empty() {
         return Err(Stop::refused(
             Refusal::new(Reason::NothingMatched, "")
                 .detail("no device bears a drive without an object, and no volume is without one")
@@ -123,6 +126,10 @@ pub(crate) async fn run(session: &mut Session, args: &AdoptArgs) -> Result<(), S
             "kubectl ringpv adopt --all",
         )
         .await?;
+    }
+    let waiting: BTreeSet<_> = waiting.into_iter().chain(guessed(&made)).collect();
+    if !waiting.is_empty() && !args.wait.no_wait {
+        learn_said(session, args, &waiting).await?;
     }
     let adopted: BTreeSet<_> = made.iter().map(|d| d.name_any()).collect();
     let orphans = if adopted.is_empty() || args.wait.no_wait {
@@ -215,6 +222,12 @@ fn drive_of(found: &Found) -> Drive {
             removal: None,
         },
     );
+    if found.held.access_tier.is_none() {
+        drive.annotations_mut().insert(
+            ANNOTATION_GUESSED_TIER.to_owned(),
+            found.device.proposed_tier.to_string(),
+        );
+    }
     let theirs = found.held.labels.iter();
     let theirs = theirs.filter(|(key, _)| !key.starts_with(LABEL_PREFIX));
     drive
@@ -269,6 +282,69 @@ async fn create_drives(session: &mut Session, drives: Vec<Drive>) -> Result<Vec<
         }
     }
     Ok(made)
+}
+
+/// Ids of the drives whose tier was only guessed, as nobody could read their records yet.
+fn guessed(drives: &[Drive]) -> BTreeSet<String> {
+    let is_guess = |drive: &&Drive| drive.annotations().contains_key(ANNOTATION_GUESSED_TIER);
+    drives
+        .iter()
+        .filter(is_guess)
+        .map(|drive| drive.name_any())
+        .collect()
+}
+
+/// Waits until the agents have read the records of freshly mounted drives, and has their Drives say what the records do.
+/// What was not told in time is told to the next `adopt`; till then the records stay as they are.
+async fn learn_said(
+    session: &mut Session,
+    args: &AdoptArgs,
+    ids: &BTreeSet<String>,
+) -> Result<(), Stop> {
+    let api = session.api::<StorageNode>().await?;
+    let mut told = BTreeMap::new();
+    follow(api, args.wait.timeout.min(RECORDS_TIMEOUT), |nodes| {
+        let held = nodes
+            .values()
+            .flat_map(devices_of)
+            .filter_map(|device| device.holds_drive.as_ref());
+        told = held
+            .filter(|held| ids.contains(&held.id) && held.access_tier.is_some())
+            .map(|held| (held.id.clone(), held.clone()))
+            .collect();
+        Ok(told.len() == ids.len())
+    })
+    .await?;
+    let drives = session.inventory().await?.drives;
+    let changes = drives.into_iter().filter_map(|drive| {
+        let held = told.get(&drive.name_any())?;
+        Some(Change {
+            label: wait::label(&drive),
+            patch: Some(as_recorded(&drive, held)),
+            object: drive,
+        })
+    });
+    change::all(session, changes.collect(), "as its record has it", false).await
+}
+
+/// The patch that has a Drive say what its record does. What a person said of it meanwhile stands.
+fn as_recorded(drive: &Drive, held: &HeldDrive) -> Value {
+    let guess = drive.annotations().get(ANNOTATION_GUESSED_TIER);
+    let labels: BTreeMap<_, _> = held
+        .labels
+        .iter()
+        .filter(|(key, _)| !key.starts_with(LABEL_PREFIX) && !drive.labels().contains_key(*key))
+        .collect();
+    let metadata = json!({
+        "annotations": { ANNOTATION_GUESSED_TIER: null },
+        "labels": labels,
+    });
+    match held.access_tier {
+        Some(tier) if guess == Some(&drive.spec.access_tier.to_string()) => {
+            json!({ "metadata": metadata, "spec": { "accessTier": tier } })
+        }
+        Some(_) | None => json!({ "metadata": metadata }),
+    }
 }
 
 /// Waits until the agents have told which volumes the adopted drives hold. A drive that holds none says nothing, so
@@ -357,8 +433,41 @@ async fn create_volumes(session: &mut Session, orphans: &[(String, Orphan)]) -> 
 mod tests {
     use super::*;
     use crate::testing;
-    use api::AccessTier;
-    use std::collections::BTreeMap;
+    use api::{AccessTier, DrivePhase};
+
+    #[test]
+    fn a_guess_gives_way_to_the_record_and_not_to_a_persons_word() {
+        let held = HeldDrive {
+            id: "d1".to_owned(),
+            cluster_id: "c".to_owned(),
+            volumes: 0,
+            access_tier: Some(AccessTier::Cold),
+            labels: BTreeMap::from([
+                ("rack".to_owned(), "3".to_owned()),
+                (LABEL_NODE.to_owned(), "another".to_owned()),
+            ]),
+        };
+        let mut drive = testing::drive("d1", "n1", "nvme0n1", DrivePhase::Ready);
+        let guess = drive.spec.access_tier.to_string();
+        drive
+            .annotations_mut()
+            .insert(ANNOTATION_GUESSED_TIER.to_owned(), guess);
+        let patch = |drive: &Drive| as_recorded(drive, &held);
+        let forget = json!({ ANNOTATION_GUESSED_TIER: null });
+        assert_eq!(
+            patch(&drive),
+            json!({
+                "metadata": { "annotations": forget, "labels": { "rack": "3" } },
+                "spec": { "accessTier": "Cold" },
+            })
+        );
+        drive.spec.access_tier = AccessTier::Warm;
+        drive.labels_mut().insert("rack".to_owned(), "4".to_owned());
+        assert_eq!(
+            patch(&drive),
+            json!({ "metadata": { "annotations": forget, "labels": {} } })
+        );
+    }
 
     #[test]
     fn a_drive_comes_back_as_its_record_has_it() {
@@ -382,6 +491,8 @@ mod tests {
                 held,
                 adopt_from: None,
             });
+            let guessed = drive.annotations().contains_key(ANNOTATION_GUESSED_TIER);
+            assert_eq!(guessed, tier.is_none());
             (drive.spec.access_tier, drive.labels().clone())
         };
         let node = || (LABEL_NODE.to_owned(), "n1".to_owned());

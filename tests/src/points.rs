@@ -57,10 +57,14 @@ pub const ERASING: [&str; 13] = [
 ];
 
 /// The agent moves a drive here from another cluster.
-pub const MOVED: [&str; 4] = [
+pub const MOVED: [&str; 6] = [
     "take-over.before",
+    // With the drive mounted for a look, read-only.
+    "take-over.piece",
     "take-over.after",
     "relabel.before",
+    // With our label on it, and the other cluster's record.
+    "relabel.piece",
     "relabel.after",
 ];
 

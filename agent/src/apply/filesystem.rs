@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use api::serve::faults;
 use block::signature::{Area, Kind, scan};
 
 use super::device::{found, seed};
@@ -57,6 +58,7 @@ impl Apply<'_> {
 
     pub(super) fn mount(&self, device: &str, fresh: bool) -> Result<Outcome, Refusal> {
         let place = self.site.mount_dir(self.id());
+        self.end_look(&place)?;
         self.host
             .mount(&MountDevice {
                 device: device.to_owned(),
@@ -80,6 +82,24 @@ impl Apply<'_> {
         }
         self.guard(&place)?;
         Ok(Outcome::Changed)
+    }
+
+    /// Unmounts what a take-over that was interrupted left: read-only, and its log not replayed.
+    fn end_look(&self, place: &Path) -> Result<(), Refusal> {
+        let table = self
+            .host
+            .mounts()
+            .map_err(self.refused(Reason::MountFailed))?;
+        let untouched = |options: &str| options.split(',').any(|option| option == "norecovery");
+        let is_look = table
+            .iter()
+            .any(|entry| entry.target == place && untouched(&entry.super_options));
+        if is_look {
+            self.host
+                .unmount(place)
+                .map_err(self.refused(Reason::MountFailed))?;
+        }
+        Ok(())
     }
 
     /// The record on a mounted drive, if it is this drive's: of this cluster, or of the one it is moved here from.
@@ -204,6 +224,14 @@ impl Apply<'_> {
         session: &mut Session,
         device: &str,
     ) -> Result<Outcome, Refusal> {
+        let Some(from) = self.drive.spec.adopt_from.as_deref() else {
+            let message = "nobody said which cluster it is taken over from";
+            return Err(Refusal::new(
+                Reason::ForeignCluster,
+                message,
+                Retry::OnChange,
+            ));
+        };
         let place = self.site.mount_dir(self.id());
         self.host
             .mount(&MountDevice {
@@ -213,13 +241,15 @@ impl Apply<'_> {
                 untouched: true,
             })
             .map_err(self.refused(Reason::MountFailed))?;
+        faults::piece("take-over");
         let record = self.own_record(&place);
         self.host
             .unmount(&place)
             .map_err(self.refused(Reason::MountFailed))?;
-        let record = record?;
+        // Of this cluster or of that one: a drive that was in use during its move bears our record before our claim.
+        record?;
         let (held, seen) = self.look(device)?;
-        let warrant = Warrant::to_adopt(self.ours(), &record.cluster_id, &found(&seen, self.id()))
+        let warrant = Warrant::to_adopt(self.ours(), from, &found(&seen, self.id()))
             .map_err(|why| Refusal::of_warrant(device, &why))?;
         let mut hold = Hold::new(held, warrant, seen);
         self.write_claim(&mut hold, self.own_claim(ClaimState::Formatted))?;
@@ -233,6 +263,7 @@ impl Apply<'_> {
         self.host
             .relabel_xfs(&place, &self.site.label())
             .map_err(self.refused(Reason::MountFailed))?;
+        faults::piece("relabel");
         let record = DriveRecord {
             cluster_id: self.site.cluster_id.clone(),
             ..record
@@ -268,10 +299,9 @@ impl Apply<'_> {
 
     /// Keeps the record as a person says of the drive now. Whether it had to be written.
     pub fn remember(&self, record: &DriveRecord) -> Result<bool, Refusal> {
-        let said = Said::of(self.drive);
-        if record.said == said {
+        let Some(said) = Said::by_a_person(self.drive).filter(|said| *said != record.said) else {
             return Ok(false);
-        }
+        };
         let record = DriveRecord {
             said,
             ..record.clone()

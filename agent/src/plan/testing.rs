@@ -155,6 +155,7 @@ pub(crate) fn mounted(device: DeviceFacts, content: Content) -> Observed {
         major_minor: "259:0".into(),
         device: observed.named.first().cloned(),
         read_only: false,
+        shared: false,
         content,
     });
     observed

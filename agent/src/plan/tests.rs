@@ -209,7 +209,6 @@ fn what_is_mounted() {
         observed
     };
     let theirs = || record(DRIVE, OTHER_CLUSTER);
-    let adopting = but(used(), |d| d.spec.adopt_from = Some(OTHER_CLUSTER.into()));
     let read_only = |mut seen: Observed| {
         seen.mounted.as_mut().unwrap().read_only = true;
         seen
@@ -263,12 +262,6 @@ fn what_is_mounted() {
             used(),
             in_use(theirs()),
             "Lost ForeignCluster".into(),
-        ),
-        (
-            "taken over",
-            adopting,
-            in_use(theirs()),
-            "relabel attach".into(),
         ),
         (
             "unreadable",

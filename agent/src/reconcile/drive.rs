@@ -56,6 +56,7 @@ pub(super) async fn follow(ctx: Context, id: String, objects: watch::Receiver<Op
         worker,
         refused: None,
         failures: 0,
+        busy_until: None,
         vitals: None,
     };
     while let Some(longest) = task.turn().await {
@@ -87,6 +88,8 @@ struct Task {
     refused: Option<Refused>,
     /// Refusals in a row.
     failures: u32,
+    /// Until when it is not unmounted again for what can wait, since somebody was using it.
+    busy_until: Option<Instant>,
     /// Its figures, while it is in use.
     vitals: Option<Vitals>,
 }
@@ -218,6 +221,10 @@ impl Task {
             Ok(Err(error)) => return Err(unavailable(error.sentence())),
             Err(error) => return Err(unavailable(error.to_string())),
         };
+        if let Some(mounted) = &mut seen.mounted {
+            let busy = self.busy_until.is_some_and(|until| Instant::now() < until);
+            mounted.shared |= busy;
+        }
         let device = seen
             .mounted
             .as_ref()
@@ -281,6 +288,9 @@ impl Task {
                 let status =
                     standing::refused(drive, self.status.clone(), &refusal, (self.ctx.clock)());
                 self.report(status).await;
+                if refusal.reason == Reason::DriveInUse {
+                    self.busy_until = Some(Instant::now() + BACKOFF_MAX);
+                }
                 if refusal.retry == Retry::OnChange {
                     self.refused = Some(Refused {
                         generation: drive.metadata.generation,

@@ -8,7 +8,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use block::claim::ClaimState;
+use block::claim::{Claim, ClaimState};
+use block::signature::{Found, Kind};
 use tokio::task::JoinSet;
 
 use crate::apply::{Apply, Outcome, Session};
@@ -28,7 +29,9 @@ pub const START_WAIT: Duration = Duration::from_secs(5);
 /// [`START_WAIT`]: they go on for as long as the answer is kept, and register when they are done.
 pub async fn attach_from_disk(ctx: &Context, snapshot: &Snapshot) -> JoinSet<()> {
     let mut attaching = JoinSet::new();
-    for seen in snapshot.devices.values().filter(|seen| is_whole(seen)) {
+    let label = ctx.site.label();
+    let whole = |seen: &&Arc<Seen>| is_whole(seen, &label);
+    for seen in snapshot.devices.values().filter(whole) {
         let Some(held) = &seen.holds else { continue };
         if snapshot.by_drive(&held.id).count() == 1 {
             let guard = ctx.registry.attaching(&held.id);
@@ -50,15 +53,22 @@ pub async fn attach_from_disk(ctx: &Context, snapshot: &Snapshot) -> JoinSet<()>
     attaching
 }
 
-/// Whether a device bears a drive that can be mounted without asking.
-fn is_whole(seen: &Seen) -> bool {
-    seen.holds.as_ref().is_some_and(|held| {
-        held.ours
-            && held.file_system
-            && held.claim.as_ref().is_some_and(|claim| {
-                claim.state == ClaimState::Formatted && claim.identity == seen.fingerprint.identity
-            })
-    })
+/// Whether a device bears a drive that can be mounted without asking: one of this cluster, or one that was moved here while
+/// its volumes were mounted, so that our label is on it and our claim is not. Its record has the last word then.
+fn is_whole(seen: &Seen, label: &str) -> bool {
+    let Some(held) = &seen.holds else {
+        return false;
+    };
+    let moved_here = |claim: &Claim| {
+        let ours = |one: &Found| one.kind == Kind::Xfs && one.uuid == held.id && one.label == label;
+        claim.drive_id == held.id && seen.found().iter().any(ours)
+    };
+    held.file_system
+        && held.claim.as_ref().is_some_and(|claim| {
+            (held.ours || moved_here(claim))
+                && claim.state == ClaimState::Formatted
+                && claim.identity == seen.fingerprint.identity
+        })
 }
 
 async fn attach(ctx: Context, seen: Arc<Seen>, id: String) {
