@@ -1,4 +1,4 @@
-//! The drive's own figures while it is in use: health reads at a cadence, the kernel's counters every few seconds.
+//! The drive's own figures while it is in use: health reads at a cadence, the kernel's counters four times a minute.
 //! Both go to the metrics at once, and to the status when they are worth a write.
 
 use std::collections::VecDeque;
