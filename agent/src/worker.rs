@@ -190,7 +190,8 @@ mod tests {
         assert_eq!(first.await, Err(WorkerError::TimedOut(0)));
         assert!(hung.is_stuck());
         assert_eq!(hung.call(|| 1).await, Err(WorkerError::Stuck));
-        assert_eq!(hung.run(Lane::Long, short, || 2).await, Ok(2));
+        let long = Duration::from_secs(60);
+        assert_eq!(hung.run(Lane::Long, long, || 2).await, Ok(2));
         assert_eq!(other.call(|| 3).await, Ok(3));
         release.send(()).unwrap();
         while hung.is_stuck() {
@@ -221,7 +222,10 @@ mod tests {
             let worker = worker.clone();
             waiting.push(tokio::spawn(async move { worker.call(|| 1).await }));
         }
-        tokio::task::yield_now().await;
+        // Each has its turn before the one that blocks them goes on.
+        for _ in 0..2 * QUEUED_MAX {
+            tokio::task::yield_now().await;
+        }
         release.send(()).unwrap();
         let mut full = 0;
         for answer in waiting {
