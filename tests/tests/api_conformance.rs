@@ -97,9 +97,8 @@ async fn strangers_are_refused() {
 
 #[tokio::test]
 async fn kubectl_is_content() {
-    if kubectl::kubectl().is_none() {
-        tests::skip("kubectl_is_content", "kubectl is not installed");
-        return;
+    if let Some(why) = kubectl::refusal() {
+        return tests::skip("kubectl_is_content", &why);
     }
     let directory = tempfile::tempdir().unwrap();
     let embedded = Embedded::open(directory.path(), Options::default()).unwrap();

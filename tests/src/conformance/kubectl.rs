@@ -7,6 +7,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use super::{Ground, LABEL, others};
+use crate::command::program;
 
 /// One command, and what it must say.
 struct Step {
@@ -158,6 +159,31 @@ pub fn kubectl() -> Option<PathBuf> {
     std::env::split_paths(&path)
         .map(|directory| directory.join("kubectl"))
         .find(|program| program.is_file())
+}
+
+/// The first minor version that knows every word of the steps (`events`; `--subresource` and `wait --for=jsonpath` before).
+const MINOR_MIN: u32 = 26;
+
+/// Why the steps cannot be gone through here: there is no kubectl, or one that is too old.
+#[must_use]
+pub fn refusal() -> Option<String> {
+    let Some(kubectl) = kubectl() else {
+        return Some("kubectl is not installed".to_owned());
+    };
+    let mut ask = program(kubectl);
+    ask.args(["version", "--client", "-o", "json"]);
+    let said = crate::command::run(ask, Duration::from_secs(60));
+    let version: serde_json::Value = serde_json::from_str(&said.stdout).unwrap_or_default();
+    let minor = version.pointer("/clientVersion/minor");
+    let digits = minor.and_then(|minor| minor.as_str()).unwrap_or_default();
+    let digits = digits.trim_end_matches(|c: char| !c.is_ascii_digit());
+    match digits.parse() {
+        Ok(MINOR_MIN..) => None,
+        Ok(old) => Some(format!(
+            "kubectl is 1.{old}; 1.{MINOR_MIN} or later is needed"
+        )),
+        Err(_) => Some(format!("kubectl does not say its version: {said}")),
+    }
 }
 
 /// Goes through all steps against the API of `kubeconfig`.
