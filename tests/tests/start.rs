@@ -17,7 +17,7 @@ use agent::registry::Registry;
 use agent::site::Site;
 use agent::volumes::Volumes;
 use api::condition::{ConditionStatus, ConditionType};
-use api::drive::{DeviceClaim, Erase};
+use api::drive::DeviceClaim;
 use api::{AccessTier, Drive, DrivePhase, DriveSpec, Reason, Volume};
 use controller::embedded::{Embedded, Options};
 use jiff::Timestamp;
@@ -128,14 +128,7 @@ impl Machine {
                     name: seen.facts.name.clone(),
                     size_bytes: seen.facts.size_bytes,
                 },
-                access_tier: AccessTier::Default,
-                cordoned: false,
-                suspended: false,
-                erase: Erase::default(),
-                gate: None,
-                force: false,
-                adopt_from: None,
-                removal: None,
+                ..api::testing::drive(&id).build().spec
             };
             let drive = Drive::new(&id, spec);
             let created = self.drives().create(&PostParams::default(), &drive).await;
