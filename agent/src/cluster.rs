@@ -10,8 +10,6 @@ use kube::api::Api;
 use kube::{Client, ResourceExt as _};
 use tokio_util::sync::CancellationToken;
 
-use crate::connect::Connection;
-
 /// How long the API is waited for when the id is known from before.
 const ASK_MAX: Duration = Duration::from_secs(3);
 /// Between two tries when it is not.
@@ -82,30 +80,19 @@ pub async fn confirm(client: &Client, id: &str, stop: &CancellationToken) -> boo
         return false;
     };
     if now != id {
-        tracing::error!(old = id, new = now, reason = %api::Reason::ForeignCluster, "The API that answers now is another cluster's; the agent ends, to start again in that one");
-        stop.cancel();
+        end_in_another(id, &now, stop);
     }
     now == id
 }
 
-/// Confirms anew whenever the way to the API changes.
-pub async fn stay(connection: Connection, id: String, stop: CancellationToken) {
-    let Connection {
-        client,
-        mut renewed,
-    } = connection;
-    loop {
-        match stop.run_until_cancelled(renewed.changed()).await {
-            Some(Ok(())) => {}
-            Some(Err(_)) | None => return,
-        }
-        if !confirm(&client, &id, &stop).await {
-            return;
-        }
-    }
+/// Ends the agent: the API is that of the cluster `new`, and the drives are those of `old`.
+pub(crate) fn end_in_another(old: &str, new: &str, stop: &CancellationToken) {
+    tracing::error!(old, new, reason = %api::Reason::ForeignCluster, "The API that answers now is another cluster's; the agent ends, to start again in that one");
+    stop.cancel();
 }
 
-async fn ask(client: &Client) -> anyhow::Result<String> {
+/// The id of the cluster whose API this is.
+pub(crate) async fn ask(client: &Client) -> anyhow::Result<String> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let namespace = tokio::time::timeout(ASK_MAX, namespaces.get("kube-system"))
         .await

@@ -1,7 +1,8 @@
 //! How the API is reached. An agent that was started before on this node mounts and serves what is on disk whether or not
 //! there is an API, so it does not wait for one either: where the kubeconfig is missing, as at a boot before the
 //! controller has written it, the client answers nobody until it is there; and where it is written anew, as by a controller
-//! that lost its directory, the client goes by the new one.
+//! that lost its directory, the client goes by the new one, once the API that it names has shown to be the same cluster's:
+//! nothing that another cluster says is ever taken for the word of this one.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -16,6 +17,8 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::cluster;
+
 /// Between two looks at the kubeconfig.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -29,8 +32,23 @@ struct NotYet;
 pub struct Connection {
     /// Asks whoever the kubeconfig names now.
     pub client: Client,
-    /// Changes when it names somebody else; ended where it never can.
-    pub renewed: watch::Receiver<Option<Client>>,
+    way: watch::Sender<Way>,
+}
+
+/// Whom requests go to, and whom alone they may go to.
+#[derive(Clone, Default)]
+struct Way {
+    client: Option<Client>,
+    /// The cluster by whose id the agent goes. Before it has one, any cluster may answer.
+    cluster: Option<String>,
+}
+
+impl Connection {
+    /// From now on only the API of this cluster is asked. One that answers for another cluster ends the agent.
+    pub fn bind(&self, cluster_id: &str) {
+        self.way
+            .send_modify(|way| way.cluster = Some(cluster_id.to_owned()));
+    }
 }
 
 /// Connects to the API. With `patient`, a kubeconfig that is missing is waited for by the client itself: every request
@@ -47,8 +65,8 @@ pub async fn connect(
         let config = kube::Config::incluster()
             .context("not in a pod with a service account: give --kubeconfig FILE")?;
         let client = Client::try_from(config).context("cannot make a client of the API")?;
-        let (_, renewed) = watch::channel(None);
-        return Ok(Connection { client, renewed });
+        let (way, _) = watch::channel(Way::default());
+        return Ok(Connection { client, way });
     };
     let text = match std::fs::read_to_string(path) {
         Err(error) if patient && error.kind() == ErrorKind::NotFound => {
@@ -89,12 +107,14 @@ fn following(
     first: Option<Client>,
     stop: &CancellationToken,
 ) -> Connection {
-    let (found, renewed) = watch::channel(first);
-    let following = follow(path.to_owned(), text, found);
+    let (way, named) = watch::channel(Way {
+        client: first,
+        cluster: None,
+    });
+    let following = follow(path.to_owned(), text, way.clone(), stop.clone());
     tokio::spawn(stop.clone().run_until_cancelled_owned(following));
-    let named = renewed.clone();
     let through = tower::service_fn(move |request: Request<Body>| {
-        let client = named.borrow().clone();
+        let client = named.borrow().client.clone();
         async move {
             match client {
                 Some(client) => client.send(request).await.map_err(tower::BoxError::from),
@@ -104,31 +124,51 @@ fn following(
     });
     Connection {
         client: Client::new(through, "default"),
-        renewed,
+        way,
     }
 }
 
 /// Makes a new client whenever the kubeconfig says something else than `text`: a controller whose directory was lost has a
-/// new certificate and a new token, and answers nobody who shows the old one. One that is missing or malformed changes
-/// nothing; what is wrong with it a person must see to, so it is said as often as it changes.
-async fn follow(path: PathBuf, mut text: String, found: watch::Sender<Option<Client>>) {
+/// new certificate and a new token, and answers nobody who shows the old one. It is handed over when the API that it
+/// names is that of the agent's cluster; while that cannot be asked, it is tried again. A kubeconfig that is missing or
+/// malformed changes nothing; what is wrong with it a person must see to, so it is said as often as it changes.
+async fn follow(path: PathBuf, mut text: String, way: watch::Sender<Way>, stop: CancellationToken) {
+    let mut refused = String::new();
     loop {
         tokio::time::sleep(LOOK_AGAIN).await;
         let now = match tokio::fs::read_to_string(&path).await {
-            Ok(now) if now != text => now,
+            Ok(now) if now != text && now != refused => now,
             Ok(_) | Err(_) => continue,
         };
-        match named_by(&now, &path).await {
-            Ok(client) => {
-                tracing::info!(kubeconfig = %path.display(), "The kubeconfig is new; the API is asked as it says");
-                found.send_replace(Some(client));
-            }
+        let client = match named_by(&now, &path).await {
+            Ok(client) => client,
             Err(error) => {
                 let error = format!("{error:#}");
                 tracing::error!(error, reason = %api::Reason::ApiUnavailable, "The kubeconfig cannot be used; it is read again");
+                refused = now;
+                continue;
+            }
+        };
+        let cluster = way.borrow().cluster.clone();
+        if let Some(id) = &cluster {
+            match cluster::ask(&client).await {
+                Ok(asked) if asked == *id => {}
+                Ok(asked) => return cluster::end_in_another(id, &asked, &stop),
+                Err(_) => continue,
             }
         }
-        text = now;
+        // The agent may have come by its cluster since it was looked at; then this is asked, too.
+        let handed = way.send_if_modified(|way| {
+            let same = way.cluster == cluster;
+            if same {
+                way.client = Some(client);
+            }
+            same
+        });
+        if handed {
+            tracing::info!(kubeconfig = %path.display(), "The kubeconfig is new; the API is asked as it says");
+            text = now;
+        }
     }
 }
 
@@ -161,17 +201,17 @@ current-context: x
         let path = dir.path().join("kubeconfig");
         std::fs::write(&path, KUBECONFIG).unwrap();
         let stop = CancellationToken::new();
-        let mut connection = connect(Some(&path), false, &stop).await.unwrap();
-        connection.renewed.mark_unchanged();
+        let connection = connect(Some(&path), false, &stop).await.unwrap();
+        let mut way = connection.way.subscribe();
         std::fs::write(&path, "{").unwrap();
         std::fs::remove_file(&path).unwrap();
-        assert!(!connection.renewed.has_changed().unwrap());
+        assert!(!way.has_changed().unwrap());
         std::fs::write(&path, KUBECONFIG.replace(":1'", ":2'")).unwrap();
-        tokio::time::timeout(Duration::from_secs(20), connection.renewed.changed())
+        tokio::time::timeout(Duration::from_secs(20), way.changed())
             .await
             .expect("it is found by itself")
             .unwrap();
-        assert!(connection.renewed.borrow().is_some());
+        assert!(way.borrow().client.is_some());
     }
 
     #[tokio::test]

@@ -26,7 +26,6 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Args;
-use crate::connect::Connection;
 use crate::host::{Host, LinuxHost};
 use crate::metrics::Metrics;
 use crate::node_status::{self, NodeFacts};
@@ -61,6 +60,7 @@ pub async fn run(args: Args, log: LogFilter) -> anyhow::Result<()> {
     let Some(cluster_id) = cluster::id(&client, &args.state_dir, &stop).await? else {
         return Ok(());
     };
+    connection.bind(&cluster_id);
     let site = Arc::new(Site {
         node: args.node.clone(),
         cluster_id,
@@ -85,7 +85,7 @@ pub async fn run(args: Args, log: LogFilter) -> anyhow::Result<()> {
     }
     serve_volumes(&mut tasks, &ctx, (socket, calls), &ready, &stop);
     let facts = NodeFacts::read(&args.node, &ctx.site.cluster_id, &backend, "/proc".as_ref());
-    let drives = serve_drives(ctx, connection, (facts, discovery), ready, stop.clone());
+    let drives = serve_drives(ctx, (facts, discovery), ready, stop.clone());
     tasks.spawn(drives);
     stop.cancelled().await;
     tracing::info!("Ending; mounted drives stay mounted");
@@ -113,23 +113,15 @@ async fn mount_from_disk(
 /// cluster's Drives name for the old one.
 async fn serve_drives(
     ctx: Context,
-    mut connection: Connection,
     (facts, discovery): (NodeFacts, Discovery),
     ready: Readiness,
     stop: CancellationToken,
 ) {
     let (client, site) = (&ctx.client, &ctx.site);
-    // What changes while it is confirmed is seen after.
-    connection.renewed.mark_unchanged();
     if !cluster::confirm(client, &site.cluster_id, &stop).await {
         return;
     }
     let mut tasks = JoinSet::new();
-    tasks.spawn(cluster::stay(
-        connection,
-        site.cluster_id.clone(),
-        stop.clone(),
-    ));
     let (known, drives) = watch::channel(None);
     tasks.spawn(reconcile::run(ctx.clone(), known, stop.clone()));
     tasks.spawn(lease::run(
