@@ -25,6 +25,71 @@ pub(crate) enum Command {
     /// Runs one workload and says what was measured.
     #[command(after_help = AFTER_HELP)]
     Run(Box<Run>),
+    /// Says what devices hold: all are read at once, and each is told of as soon as it is known
+    Probe(Probe),
+    /// Runs beside fio, blkid and others on the same devices, and says who is ahead
+    #[command(after_help = COMPARE_HELP)]
+    Compare(Compare),
+}
+
+/// Which devices.
+#[derive(Args, Debug)]
+pub(crate) struct Probe {
+    /// Block devices or files
+    #[arg(required = true)]
+    pub(crate) devices: Vec<PathBuf>,
+    /// One that takes longer is told of as unresponsive
+    #[arg(long, default_value = "10s", value_parser = parse_duration)]
+    pub(crate) deadline: Duration,
+    /// auto, uring or threads
+    #[arg(long, default_value = "auto")]
+    pub(crate) engine: Engine,
+    /// A line of JSON for each
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+const COMPARE_HELP: &str = "\
+Without devices it makes its own loop devices, in memory and on files of --dir, and leaves nothing behind; that
+needs root. On devices that are given it reads; it writes to them with a --fingerprint for each (see run).
+A contest takes about a minute. Leave the machine alone meanwhile: what else runs is measured, too.
+
+A goal is met by the median of all rounds; short is what misses it by the median and by the better quartile.
+
+Exit codes: 0 compared, 1 something is short (--check), 2 wrong usage, 3 failed or cancelled.";
+
+/// What to compare.
+#[derive(Args, Debug)]
+pub(crate) struct Compare {
+    /// Block devices to compare on
+    pub(crate) devices: Vec<PathBuf>,
+    /// Only this contest; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub(crate) only: Vec<String>,
+    /// Rounds, each in random order
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rounds: u32,
+    /// Length of each timed run
+    #[arg(long, default_value = "3s", value_parser = parse_duration)]
+    pub(crate) runtime: Duration,
+    /// Processor on which both sides run
+    #[arg(long, default_value_t = 0)]
+    pub(crate) processor: usize,
+    /// Where the files go that are not in memory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// fio's own least program, built from its source
+    #[arg(long, value_name = "FILE")]
+    pub(crate) t_io_uring: Option<PathBuf>,
+    /// The fingerprint of each device, in order: yes, overwrite these
+    #[arg(long)]
+    pub(crate) fingerprint: Vec<String>,
+    /// JSON instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Exit 1 when something is short
+    #[arg(long)]
+    pub(crate) check: bool,
 }
 
 const AFTER_HELP: &str = "\
@@ -45,7 +110,7 @@ Examples:
 pub(crate) struct Run {
     /// A block device or regular file; none for the engines null and sim
     pub(crate) target: Option<PathBuf>,
-    /// Pattern: read, write, rw, randread, randwrite, randrw
+    /// Pattern: read, write, rw, randread, randwrite, randrw; nop goes to the kernel and back, without the device
     #[arg(long, default_value = "randread", visible_alias = "readwrite")]
     pub(crate) rw: Pattern,
     /// Bytes per operation: 512, 4k, 1m
@@ -299,6 +364,7 @@ mod tests {
         let args = [&["ringpv-bench", "run"], args].concat();
         Cli::try_parse_from(args).map(|cli| match cli.command {
             Command::Run(run) => *run,
+            Command::Probe(_) | Command::Compare(_) => panic!("not run"),
         })
     }
 

@@ -58,8 +58,13 @@ impl Histogram {
 
     /// Counts one latency.
     pub fn record(&mut self, latency_ns: u64) {
-        self.counts.saturating_record(latency_ns);
-        self.sum_ns = self.sum_ns.saturating_add(latency_ns);
+        self.record_n(latency_ns, 1);
+    }
+
+    /// Counts one latency `count` times.
+    pub fn record_n(&mut self, latency_ns: u64, count: u64) {
+        self.counts.saturating_record_n(latency_ns, count);
+        self.sum_ns = self.sum_ns.saturating_add(latency_ns.saturating_mul(count));
         self.min_ns = self.min_ns.min(latency_ns);
         self.max_ns = self.max_ns.max(latency_ns);
     }

@@ -2,7 +2,6 @@
 #![forbid(unsafe_code)]
 
 use std::io::{IsTerminal as _, Write as _};
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +17,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nix::sys::signal::{SigSet, Signal};
 
 mod args;
+mod compare;
+mod look;
 mod permit;
 
 use args::{Cli, Command, Engine, Run};
@@ -27,24 +28,29 @@ const USAGE: u8 = 2;
 const FAILED: u8 = 3;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let Command::Run(args) = cli.command;
-    match measure(&args) {
-        Ok(report) => {
-            let text = if args.json {
-                format!("{:#}\n", report.json())
-            } else {
-                report.text()
-            };
-            // A reader that went away is no reason to fail.
-            let _gone = std::io::stdout().write_all(text.as_bytes()).is_err();
-            verdict(&report)
+    let done = match Cli::parse().command {
+        Command::Run(args) => run_one(&args),
+        Command::Probe(args) => look::probe(&args),
+        Command::Compare(args) => {
+            cancel_on_signal().and_then(|cancel| compare::compare(&args, &cancel))
         }
-        Err(error) => {
-            let _gone = writeln!(std::io::stderr(), "ringpv-bench: {error:#}").is_err();
-            ExitCode::from(code(&error))
-        }
-    }
+    };
+    done.unwrap_or_else(|error| {
+        let _gone = writeln!(std::io::stderr(), "ringpv-bench: {error:#}").is_err();
+        ExitCode::from(code(&error))
+    })
+}
+
+fn run_one(args: &Run) -> anyhow::Result<ExitCode> {
+    let report = measure(args)?;
+    let text = if args.json {
+        format!("{:#}\n", report.json())
+    } else {
+        report.text()
+    };
+    // A reader that went away is no reason to fail.
+    let _gone = std::io::stdout().write_all(text.as_bytes()).is_err();
+    Ok(verdict(&report))
 }
 
 fn verdict(report: &Report) -> ExitCode {
@@ -78,19 +84,8 @@ fn code(error: &anyhow::Error) -> u8 {
 }
 
 fn measure(args: &Run) -> anyhow::Result<Report> {
-    let limits = args.limits().map_err(Usage)?;
     // Before any thread starts, so that each of them leaves the signals to the one that waits for them.
     let cancel = cancel_on_signal()?;
-    let mut device = device(args)?;
-    let workload = args.workload(device.geometry()).map_err(Usage)?;
-    let live = live();
-    let mut show = |progress: &Progress| show(&live, progress);
-    let report = run(&mut *device, &workload, &limits, &mut show, &cancel);
-    live.finish_and_clear();
-    Ok(report?)
-}
-
-fn device(args: &Run) -> anyhow::Result<Box<dyn Device>> {
     let block_bytes = usize::try_from(args.bs).unwrap_or(usize::MAX).min(64 << 20);
     let options = Options::new(args.iodepth, block_bytes);
     let simulated = Geometry {
@@ -98,14 +93,29 @@ fn device(args: &Run) -> anyhow::Result<Box<dyn Device>> {
         sector_bytes: 512,
     };
     match (args.engine, &args.target) {
-        (Engine::Null, _) => Ok(Box::new(Null::new(simulated, options))),
+        (Engine::Null, _) => on(&mut Null::new(simulated, options), args, &cancel),
         (Engine::Sim, _) => {
             let model = args.sim_model.figures();
             let drive = SimDrive::new("sim", simulated, model, SimClock::default(), args.randseed);
-            Ok(Box::new(drive.open::<ReadWrite>(options)))
+            on(&mut drive.open::<ReadWrite>(options), args, &cancel)
         }
         (Engine::Auto | Engine::Uring | Engine::Threads, Some(path)) => {
-            real(args, path, args.engine.real().unwrap_or_default(), options)
+            let choice = args.engine.real().unwrap_or_default();
+            let backend = probe_backend(choice)?;
+            if let (Choice::Auto, block::Backend::Threads { why }) = (choice, backend) {
+                let _gone =
+                    writeln!(std::io::stderr(), "ringpv-bench: threads are used: {why}").is_err();
+            }
+            if args.rw.writes() {
+                let target = permit::writable(path, args.write_file, args.fingerprint.as_deref())?;
+                return on(&mut open(backend, target, options)?, args, &cancel);
+            }
+            if args.write_file || args.fingerprint.is_some() {
+                let words = "--write-file and --fingerprint go with a pattern that writes";
+                return Err(Usage(words.into()).into());
+            }
+            let target = Target::<ReadOnly>::open(path)?;
+            on(&mut open(backend, target, options)?, args, &cancel)
         }
         (Engine::Auto | Engine::Uring | Engine::Threads, None) => {
             Err(Usage("name a block device or a file (or --engine null or sim)".into()).into())
@@ -113,26 +123,15 @@ fn device(args: &Run) -> anyhow::Result<Box<dyn Device>> {
     }
 }
 
-fn real(
-    args: &Run,
-    path: &Path,
-    choice: Choice,
-    options: Options,
-) -> anyhow::Result<Box<dyn Device>> {
-    let backend = probe_backend(choice)?;
-    if let (Choice::Auto, block::Backend::Threads { why }) = (choice, backend) {
-        let _gone = writeln!(std::io::stderr(), "ringpv-bench: threads are used: {why}").is_err();
-    }
-    if args.rw.writes() {
-        let target = permit::writable(path, args.write_file, args.fingerprint.as_deref())?;
-        return Ok(open(backend, target, options)?);
-    }
-    if args.write_file || args.fingerprint.is_some() {
-        let words = "--write-file and --fingerprint go with a pattern that writes";
-        return Err(Usage(words.into()).into());
-    }
-    let target = Target::<ReadOnly>::open(path)?;
-    Ok(open(backend, target, options)?)
+/// Compiled for each engine, so that the loop and the engine are one.
+fn on<D: Device>(device: &mut D, args: &Run, cancel: &AtomicBool) -> anyhow::Result<Report> {
+    let limits = args.limits().map_err(Usage)?;
+    let workload = args.workload(device.geometry()).map_err(Usage)?;
+    let live = live();
+    let mut show = |progress: &Progress| show(&live, progress);
+    let report = run(device, &workload, &limits, &mut show, cancel);
+    live.finish_and_clear();
+    Ok(report?)
 }
 
 /// The first Ctrl-C (or SIGTERM) ends the run with what was measured until then, the second ends the process.

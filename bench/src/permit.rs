@@ -119,6 +119,12 @@ fn device(path: &Path, given: Option<&str>) -> anyhow::Result<Target<ReadWrite>>
     Ok(Target::held(file, path)?)
 }
 
+/// The word that allows writing to a device as it is now.
+pub(crate) fn fingerprint(path: &Path) -> anyhow::Result<String> {
+    let target = Target::<ReadOnly>::open(path)?;
+    Ok(look(target.file(), path, target.geometry().size_bytes)?.fingerprint())
+}
+
 /// What a device is and holds.
 struct Seen {
     identity: String,

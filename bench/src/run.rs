@@ -15,6 +15,7 @@ use crate::steady::SteadyState;
 use crate::workload::{Workload, WorkloadError};
 use turn::Running;
 
+mod count;
 mod turn;
 
 /// When a run ends. At least one of duration, operations and bytes must be given.
@@ -147,8 +148,8 @@ pub struct Progress {
 ///
 /// # Errors
 /// [`RunError`]. Failed operations are no error: the report counts them.
-pub fn run(
-    device: &mut dyn Device,
+pub fn run<D: Device>(
+    device: &mut D,
     workload: &Workload,
     limits: &Limits,
     progress: &mut dyn FnMut(&Progress),

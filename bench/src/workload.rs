@@ -24,17 +24,20 @@ pub enum Pattern {
     RandWrite,
     /// `randrw`: random reads and writes.
     RandRw,
+    /// `nop`: to the kernel and back, without the device. Not fio's; what `t/io_uring -N1` measures.
+    Nop,
 }
 
 impl Pattern {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Read,
         Self::Write,
         Self::Rw,
         Self::RandRead,
         Self::RandWrite,
         Self::RandRw,
+        Self::Nop,
     ];
 
     /// fio's name.
@@ -47,6 +50,7 @@ impl Pattern {
             Self::RandRead => "randread",
             Self::RandWrite => "randwrite",
             Self::RandRw => "randrw",
+            Self::Nop => "nop",
         }
     }
 
@@ -54,7 +58,7 @@ impl Pattern {
     #[must_use]
     pub const fn writes(self) -> bool {
         match self {
-            Self::Read | Self::RandRead => false,
+            Self::Read | Self::RandRead | Self::Nop => false,
             Self::Write | Self::Rw | Self::RandWrite | Self::RandRw => true,
         }
     }
@@ -62,7 +66,7 @@ impl Pattern {
     const fn is_random(self) -> bool {
         match self {
             Self::RandRead | Self::RandWrite | Self::RandRw => true,
-            Self::Read | Self::Write | Self::Rw => false,
+            Self::Read | Self::Write | Self::Rw | Self::Nop => false,
         }
     }
 }
@@ -234,6 +238,11 @@ pub struct Step {
     pub offset: u64,
 }
 
+const NOP: Step = Step {
+    kind: OpKind::Nop,
+    offset: 0,
+};
+
 /// The operations of a workload, without end.
 #[derive(Clone, Debug)]
 pub struct Steps {
@@ -264,8 +273,10 @@ impl Steps {
     }
 
     /// The next operation.
+    #[inline]
     pub fn step(&mut self) -> Step {
         let kind = match self.pattern {
+            Pattern::Nop => return NOP,
             Pattern::Read | Pattern::RandRead => OpKind::Read,
             Pattern::Write | Pattern::RandWrite => OpKind::Write,
             Pattern::Rw | Pattern::RandRw => {

@@ -11,8 +11,9 @@ use std::path::Path;
 use nix::errno::Errno;
 
 use crate::blocking::Blocking;
-use crate::device::{Device, Options};
-use crate::error::{BackendError, OpenError};
+use crate::buffer::Buffer;
+use crate::device::{Completion, Device, Ended, Geometry, Op, Options, Wait};
+use crate::error::{BackendError, DeviceError, OpenError, Refused};
 use crate::target::{Mode, Target};
 use crate::uring::{self, Ring, RingFlags};
 
@@ -151,11 +152,82 @@ pub fn open<M: Mode>(
     backend: Backend,
     target: Target<M>,
     options: Options,
-) -> Result<Box<dyn Device>, OpenError> {
+) -> Result<Opened<M>, OpenError> {
     Ok(match backend {
-        Backend::Uring { flags } => Box::new(Ring::new(target, options, flags)?),
-        Backend::Threads { .. } => Box::new(Blocking::new(target, options)?),
+        Backend::Uring { flags } => Opened::Ring(Ring::new(target, options, flags)?),
+        Backend::Threads { .. } => Opened::Blocking(Blocking::new(target, options)?),
     })
+}
+
+/// A device by whichever engine there is. Not a `Box<dyn Device>`: an operation through a ring costs 40 ns, and a loop that is
+/// compiled together with its engine saves a quarter of that.
+#[derive(Debug)]
+pub enum Opened<M: Mode> {
+    /// By io_uring.
+    Ring(Ring<M>),
+    /// By threads.
+    Blocking(Blocking<M>),
+}
+
+/// The same call to the engine that it is.
+macro_rules! either {
+    ($opened:expr, $device:ident => $call:expr) => {
+        match $opened {
+            Opened::Ring($device) => $call,
+            Opened::Blocking($device) => $call,
+        }
+    };
+}
+
+impl<M: Mode> Device for Opened<M> {
+    fn name(&self) -> &str {
+        either!(self, device => device.name())
+    }
+
+    fn engine(&self) -> &'static str {
+        either!(self, device => device.engine())
+    }
+
+    fn description(&self) -> String {
+        either!(self, device => device.description())
+    }
+
+    fn geometry(&self) -> Geometry {
+        either!(self, device => device.geometry())
+    }
+
+    fn depth(&self) -> usize {
+        either!(self, device => device.depth())
+    }
+
+    #[inline]
+    fn in_flight(&self) -> usize {
+        either!(self, device => device.in_flight())
+    }
+
+    #[inline]
+    fn now_ns(&self) -> u64 {
+        either!(self, device => device.now_ns())
+    }
+
+    fn buffer(&mut self, len: usize) -> Buffer {
+        either!(self, device => device.buffer(len))
+    }
+
+    #[inline(always)]
+    fn submit(&mut self, token: u64, op: Op) -> Result<(), Refused> {
+        either!(self, device => device.submit(token, op))
+    }
+
+    #[inline]
+    fn complete(&mut self, wait: Wait, done: &mut Vec<Completion>) -> Result<(), DeviceError> {
+        either!(self, device => device.complete(wait, done))
+    }
+
+    #[inline]
+    fn complete_each(&mut self, wait: Wait, each: impl FnMut(Ended)) -> Result<u64, DeviceError> {
+        either!(self, device => device.complete_each(wait, each))
+    }
 }
 
 /// What a failed trial means.

@@ -11,7 +11,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::buffer::Buffer;
-use crate::device::{Clock, Completion, Device, Geometry, Op, Options, Wait};
+use crate::clock::Clock;
+use crate::device::{Completion, Device, Geometry, Op, Options, Wait};
 use crate::error::{DeviceError, IoCause, OpenError, Refused, errno_of};
 use crate::target::{Mode, Target};
 use crate::uring::{accept, check_depth, failed, refused};

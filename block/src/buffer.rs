@@ -8,11 +8,15 @@ pub const ALIGNMENT: usize = 4096;
 /// The longest buffer: what the kernel registers as one.
 pub const BUFFER_BYTES_MAX: usize = 1 << 30;
 
-/// Owned memory, aligned to [`ALIGNMENT`]. Reads and writes take it along and bring it home.
+/// Owned memory, aligned to [`ALIGNMENT`]. Reads and writes take it along and bring it home. One pointer wide, for it is moved
+/// some six times with each operation.
 #[derive(Debug)]
-pub struct Buffer {
+pub struct Buffer(Box<Memory>);
+
+#[derive(Debug)]
+struct Memory {
     /// Longer than needed by one alignment; never grown, so its place never changes.
-    memory: Vec<u8>,
+    bytes: Vec<u8>,
     start: usize,
     len: usize,
     capacity: usize,
@@ -36,19 +40,19 @@ impl Buffer {
     #[must_use]
     pub fn zeroed(len: usize) -> Self {
         assert!(len <= BUFFER_BYTES_MAX, "a transfer is at most 1 GiB");
-        let memory = vec![0u8; len + ALIGNMENT];
-        let start = memory.as_ptr().align_offset(ALIGNMENT);
+        let bytes = vec![0u8; len + ALIGNMENT];
+        let start = bytes.as_ptr().align_offset(ALIGNMENT);
         assert!(
             start < ALIGNMENT,
             "an address has an aligned one within a page"
         );
-        Self {
-            memory,
+        Self(Box::new(Memory {
+            bytes,
             start,
             len,
             capacity: len,
             registered: None,
-        }
+        }))
     }
 
     /// A copy of `bytes`.
@@ -61,8 +65,8 @@ impl Buffer {
 
     /// Bytes that it can hold.
     #[must_use]
-    pub const fn capacity(&self) -> usize {
-        self.capacity
+    pub fn capacity(&self) -> usize {
+        self.0.capacity
     }
 
     /// Makes it `len` bytes long; what it holds beyond its former length is what it held before.
@@ -70,18 +74,18 @@ impl Buffer {
     /// # Panics
     /// When `len` is above its capacity.
     pub fn set_len(&mut self, len: usize) {
-        assert!(len <= self.capacity, "a buffer never grows");
-        self.len = len;
+        assert!(len <= self.0.capacity, "a buffer never grows");
+        self.0.len = len;
     }
 
     /// Marks it as registered.
-    pub(crate) const fn set_registered(&mut self, registered: Registered) {
-        self.registered = Some(registered);
+    pub(crate) fn set_registered(&mut self, registered: Registered) {
+        self.0.registered = Some(registered);
     }
 
     /// Where it is registered, if it is.
-    pub(crate) const fn registered(&self) -> Option<Registered> {
-        self.registered
+    pub(crate) fn registered(&self) -> Option<Registered> {
+        self.0.registered
     }
 }
 
@@ -89,16 +93,20 @@ impl Deref for Buffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.memory
-            .get(self.start..self.start + self.len)
+        let memory = &*self.0;
+        memory
+            .bytes
+            .get(memory.start..memory.start + memory.len)
             .unwrap_or_default()
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        self.memory
-            .get_mut(self.start..self.start + self.len)
+        let memory = &mut *self.0;
+        memory
+            .bytes
+            .get_mut(memory.start..memory.start + memory.len)
             .unwrap_or_default()
     }
 }

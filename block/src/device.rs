@@ -8,7 +8,7 @@
 //! - A transfer is whole or it failed: a short one is an error ([`IoCause::Short`]).
 //! - At most [`Device::depth`] operations are in flight; one more is refused, and comes back with the refusal.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::buffer::Buffer;
 use crate::error::{DeviceError, IoCause, IoError, Refused};
@@ -64,6 +64,7 @@ impl OpKind {
 
 impl Op {
     /// Its kind.
+    #[inline]
     #[must_use]
     pub const fn kind(&self) -> OpKind {
         match self {
@@ -75,6 +76,7 @@ impl Op {
     }
 
     /// Where it begins; 0 where it has no place.
+    #[inline]
     #[must_use]
     pub const fn offset(&self) -> u64 {
         match self {
@@ -84,6 +86,7 @@ impl Op {
     }
 
     /// Bytes that it transfers.
+    #[inline]
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
@@ -99,6 +102,7 @@ impl Op {
     }
 
     /// Its buffer, if it has one.
+    #[inline]
     #[must_use]
     pub fn into_buffer(self) -> Option<Buffer> {
         match self {
@@ -116,6 +120,21 @@ pub struct Completion {
     /// The operation, with its buffer.
     pub op: Op,
     /// How it ended. Boxed, so that the good case stays small.
+    pub result: Result<(), Box<IoError>>,
+}
+
+/// The parts of a [`Completion`] that a loop needs: no more than fits into registers.
+#[derive(Debug)]
+pub struct Ended {
+    /// When it was seen to have ended.
+    pub now_ns: u64,
+    /// As given to [`Device::submit`].
+    pub token: u64,
+    /// What it was.
+    pub kind: OpKind,
+    /// Its buffer, if it has one.
+    pub buffer: Option<Buffer>,
+    /// How it ended.
     pub result: Result<(), Box<IoError>>,
 }
 
@@ -189,31 +208,6 @@ impl Options {
     }
 }
 
-/// The monotonic clock, from when a device was opened.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Clock {
-    opened: Instant,
-}
-
-impl Clock {
-    /// Starts now.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a device carries its own clock; this is it"
-    )]
-    pub(crate) fn start() -> Self {
-        Self {
-            opened: Instant::now(),
-        }
-    }
-
-    /// Nanoseconds since the start: 584 years fit.
-    #[expect(clippy::cast_possible_truncation, reason = "584 years fit")]
-    pub(crate) fn now_ns(self) -> u64 {
-        self.opened.elapsed().as_nanos() as u64
-    }
-}
-
 /// A device under one owner.
 ///
 /// An engine over io_uring must stay on the thread that opened it (kernel-notes/02), so a `Device` is not `Send` in general: open it where it is used.
@@ -247,10 +241,11 @@ pub trait Device {
     /// A zeroed or used buffer of `len` bytes; a registered one while there are any.
     fn buffer(&mut self, len: usize) -> Buffer;
 
-    /// Queues `op`; its completion will carry `token`.
+    /// Queues `op`; its completion will carry `token`, which is below the depth and nobody else's until then.
     ///
     /// # Errors
-    /// The operation cannot be done at all: misaligned, beyond the end, a write on a read-only device, queue full.
+    /// The operation cannot be done at all: misaligned, beyond the end, a write on a read-only device, queue full or
+    /// token taken.
     fn submit(&mut self, token: u64, op: Op) -> Result<(), Refused>;
 
     /// Hands over what is queued and appends what has ended to `done`.
@@ -258,6 +253,30 @@ pub trait Device {
     /// # Errors
     /// The engine itself failed; single operations fail in their completions.
     fn complete(&mut self, wait: Wait, done: &mut Vec<Completion>) -> Result<(), DeviceError>;
+
+    /// The same for those who want no list: `each` gets the parts of what has ended. All were seen to have ended at one time,
+    /// which is the device's clock, read once, and returned.
+    ///
+    /// # Errors
+    /// As [`Device::complete`].
+    fn complete_each(&mut self, wait: Wait, mut each: impl FnMut(Ended)) -> Result<u64, DeviceError>
+    where
+        Self: Sized,
+    {
+        let mut done = Vec::with_capacity(self.in_flight());
+        self.complete(wait, &mut done)?;
+        let now_ns = self.now_ns();
+        for Completion { token, op, result } in done {
+            each(Ended {
+                now_ns,
+                token,
+                kind: op.kind(),
+                buffer: op.into_buffer(),
+                result,
+            });
+        }
+        Ok(now_ns)
+    }
 }
 
 /// Submits one operation and waits for it, until `wait` ends. For those who need one block, not many: nothing else may be in flight.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use crate::buffer::Buffer;
-use crate::device::{Clock, Completion, Device, Geometry, Op, Options, Wait};
+use crate::clock::Clock;
+use crate::device::{Completion, Device, Geometry, Op, Options, Wait};
 use crate::error::{DeviceError, IoCause, Refused};
 use crate::target::ReadWrite;
 use crate::uring::{accept, refused};

@@ -10,7 +10,7 @@
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::time::Duration;
 
-use io_uring::{IoUring, types};
+use io_uring::{IoUring, opcode, types};
 use nix::errno::Errno;
 
 use crate::buffer::{Buffer, Registered};
@@ -109,9 +109,74 @@ pub fn logical_sector_bytes(device: BorrowedFd<'_>) -> Result<u32, Errno> {
 /// has answered it, so nobody can free or touch its buffer in between.
 pub(crate) struct OwningRing {
     ring: IoUring,
-    /// What is in flight, by `user_data`.
-    slots: Vec<Option<(u64, Op)>>,
-    free: Vec<usize>,
+    /// Its place among the thread's registered rings, by which the kernel finds it faster than by descriptor.
+    place: Option<u32>,
+    /// What is in flight, by its token, which is its `user_data`.
+    slots: Vec<Option<Op>>,
+    in_flight: usize,
+}
+
+/// Sends no-ops through a ring, `depth` at once, `turns` times. How many came back.
+pub(crate) fn no_ops(ring: &mut IoUring, depth: u32, turns: u32) -> Result<u64, Errno> {
+    let entry = opcode::Nop::new().build();
+    let mut done = 0;
+    for _ in 0..turns {
+        let mut queue = ring.submission();
+        for _ in 0..depth {
+            // SAFETY: a no-op names no memory.
+            let _full = unsafe { queue.push(&entry) }.is_err();
+        }
+        drop(queue);
+        ring.submit_and_wait(depth as usize)
+            .map_err(|error| errno_of(&error))?;
+        done += ring.completion().count() as u64;
+    }
+    Ok(done)
+}
+
+/// `io_uring_enter` reads what the kernel has for us, too; without it, deferred completions are not posted (kernel-notes/08).
+const ENTER_GETEVENTS: u32 = 1 << 0;
+/// Its last argument is a [`WaitArgument`].
+const ENTER_EXT_ARG: u32 = 1 << 3;
+/// Its first argument is a [`RingPlace`]'s offset.
+const ENTER_REGISTERED_RING: u32 = 1 << 4;
+const REGISTER_RING_FDS: u32 = 20;
+const UNREGISTER_RING_FDS: u32 = 21;
+/// Bytes of the kernel's set of signals, where none is given.
+const SIGNALS_BYTES: u32 = 8;
+
+/// `struct io_uring_getevents_arg` of the kernel.
+#[repr(C)]
+struct WaitArgument {
+    signals: u64,
+    signals_bytes: u32,
+    min_wait_us: u32,
+    timespec: u64,
+}
+
+/// `struct io_uring_rsrc_update` of the kernel, as it takes and gives the places of rings.
+#[repr(C)]
+#[derive(Default)]
+struct RingPlace {
+    offset: u32,
+    reserved: u32,
+    data: u64,
+}
+
+/// Gives a ring a place among those of this thread, or takes it away.
+fn register_ring(fd: i32, operation: u32, place: &mut RingPlace) -> Result<(), Errno> {
+    // SAFETY: both operations read one io_uring_rsrc_update, whose layout RingPlace has, and the first writes its offset back; it is
+    // live and exclusively borrowed, and nothing of it is kept after the call.
+    let answer = unsafe {
+        nix::libc::syscall(
+            nix::libc::SYS_io_uring_register,
+            fd,
+            operation,
+            std::ptr::from_mut(place),
+            1,
+        )
+    };
+    Errno::result(answer).map(drop)
 }
 
 /// How long a dropped ring waits for what is in flight before it gives those buffers up.
@@ -122,8 +187,9 @@ impl OwningRing {
     pub(crate) fn new(ring: IoUring, depth: usize) -> Self {
         Self {
             ring,
+            place: None,
             slots: (0..depth).map(|_| None).collect(),
-            free: (0..depth).rev().collect(),
+            in_flight: 0,
         }
     }
 
@@ -134,7 +200,7 @@ impl OwningRing {
 
     /// Operations owned now.
     pub(crate) const fn in_flight(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.in_flight
     }
 
     /// Registers `buffers` with the kernel, in this order, and marks them with their place.
@@ -159,58 +225,103 @@ impl OwningRing {
         Ok(())
     }
 
-    /// Queues `op` on `file` (an index of the registered files when `fixed`); gives it back when there is no room.
-    pub(crate) fn push(&mut self, file: OpFile, token: u64, op: Op) -> Result<(), Op> {
-        let Some(slot) = self.free.pop() else {
-            return Err(op);
+    /// Registers the ring with this thread. Whether it is: there is room for 16 in a thread, and before 5.18 for none.
+    pub(crate) fn register_self(&mut self) -> bool {
+        let fd = self.ring.as_raw_fd();
+        let mut update = RingPlace {
+            offset: u32::MAX,
+            reserved: 0,
+            data: u64::from(fd.unsigned_abs()),
         };
-        let Some(place) = self.slots.get_mut(slot) else {
-            return Err(op);
-        };
-        let (_, op) = place.insert((token, op));
-        let entry = file.entry(op).user_data(slot as u64);
-        // SAFETY: the entry names no memory but that of the operation that is now in its slot, at an address that does not move with
-        // it, and stays there until its completion is reaped or, if that never comes, for ever.
-        let pushed = unsafe { self.ring.submission().push(&entry) };
-        match pushed {
-            Ok(()) => Ok(()),
-            Err(_full) => match self.take(slot as u64) {
-                Some((_, op)) => Err(op),
-                None => Ok(()),
-            },
-        }
+        self.place = register_ring(fd, REGISTER_RING_FDS, &mut update)
+            .ok()
+            .map(|()| update.offset);
+        self.place.is_some()
     }
 
-    /// Hands over what is queued; waits until `want` have ended or `timeout` is over.
+    /// Queues `op` on `file` (an index of the registered files when `fixed`); gives it back when there is no room, or none
+    /// for this token.
+    #[inline(always)]
+    pub(crate) fn push(&mut self, file: OpFile, token: u64, op: Op) -> Result<(), Op> {
+        let slot = usize::try_from(token).unwrap_or(usize::MAX);
+        let Some(place) = self.slots.get_mut(slot).filter(|place| place.is_none()) else {
+            return Err(op);
+        };
+        let op = place.insert(op);
+        let mut queue = self.ring.submission();
+        let pushed = file.entry(op, token, |entry| {
+            // SAFETY: the entry names no memory but that of the operation that is now in its slot, at an address that does not move
+            // with it, and stays there until its completion is reaped or, if that never comes, for ever.
+            unsafe { queue.push(entry) }
+        });
+        drop(queue);
+        if pushed.is_ok() {
+            self.in_flight += 1;
+            return Ok(());
+        }
+        place.take().map_or(Ok(()), Err)
+    }
+
+    /// Hands over what is queued; waits until `want` have ended or `timeout` is over. What has ended is posted, whether or
+    /// not it was waited for.
     ///
     /// # Errors
     /// As the kernel says; ETIME after the time-out.
-    pub(crate) fn enter(&self, want: usize, timeout: Option<Duration>) -> Result<(), Errno> {
-        let submitter = self.ring.submitter();
-        let entered = match timeout.filter(|_| want > 0) {
-            None => submitter.submit_and_wait(want),
-            Some(timeout) => {
-                let timespec = types::Timespec::from(timeout);
-                submitter.submit_with_args(want, &types::SubmitArgs::new().timespec(&timespec))
+    #[inline]
+    pub(crate) fn enter(&mut self, want: u32, timeout: Option<Duration>) -> Result<(), Errno> {
+        let queued = u32::try_from(self.ring.submission().len()).unwrap_or(u32::MAX);
+        let (number, registered) = match self.place {
+            Some(place) => (place, ENTER_REGISTERED_RING),
+            None => (self.ring.as_raw_fd().unsigned_abs(), 0),
+        };
+        let timespec = timeout.filter(|_| want > 0).map(types::Timespec::from);
+        let mut argument = WaitArgument {
+            signals: 0,
+            signals_bytes: SIGNALS_BYTES,
+            min_wait_us: 0,
+            timespec: 0,
+        };
+        let (flags, argument) = match &timespec {
+            None => (ENTER_GETEVENTS | registered, None),
+            Some(timespec) => {
+                argument.timespec = std::ptr::from_ref(timespec).addr() as u64;
+                (
+                    ENTER_GETEVENTS | ENTER_EXT_ARG | registered,
+                    Some(&argument),
+                )
             }
         };
-        entered.map(drop).map_err(|error| errno_of(&error))
+        let (address, length) = match argument {
+            Some(argument) => (std::ptr::from_ref(argument), size_of::<WaitArgument>()),
+            None => (std::ptr::null(), 0),
+        };
+        // SAFETY: the entries handed over name only memory of operations owned by `slots` (see `push`); the argument, if there is one,
+        // and the time that it names outlive the call, and the kernel only reads them.
+        let entered = unsafe {
+            nix::libc::syscall(
+                nix::libc::SYS_io_uring_enter,
+                number,
+                queued,
+                want,
+                flags,
+                address,
+                length,
+            )
+        };
+        Errno::result(entered).map(drop)
     }
 
-    /// Takes one answer: token, operation, the kernel's result.
-    pub(crate) fn reap(&mut self) -> Option<(u64, Op, i32)> {
-        let entry = self.ring.completion().next()?;
-        let (token, op) = self.take(entry.user_data())?;
-        Some((token, op, entry.result()))
-    }
-
-    fn take(&mut self, user_data: u64) -> Option<(u64, Op)> {
-        let slot = usize::try_from(user_data).ok()?;
-        let taken = self.slots.get_mut(slot)?.take();
-        if taken.is_some() {
-            self.free.push(slot);
+    /// Takes all answers that are posted: token, operation, the kernel's result.
+    #[inline(always)]
+    pub(crate) fn reap(&mut self, mut answered: impl FnMut(u64, Op, i32)) {
+        for entry in self.ring.completion() {
+            let token = entry.user_data();
+            let slot = usize::try_from(token).unwrap_or(usize::MAX);
+            if let Some(op) = self.slots.get_mut(slot).and_then(Option::take) {
+                self.in_flight -= 1;
+                answered(token, op, entry.result());
+            }
         }
-        taken
     }
 }
 
@@ -221,13 +332,18 @@ impl Drop for OwningRing {
                 Ok(()) | Err(Errno::EINTR | Errno::EAGAIN | Errno::EBUSY) => {}
                 Err(_) => break,
             }
-            while self.reap().is_some() {}
+            self.reap(|_, _, _| {});
         }
-        let lost: Vec<Op> = self
-            .slots
-            .iter_mut()
-            .filter_map(|slot| slot.take().map(|(_, op)| op))
-            .collect();
+        if let Some(place) = self.place.take() {
+            // Else the thread would keep the ring, and the ring its file, until it ends.
+            let mut update = RingPlace {
+                offset: place,
+                ..RingPlace::default()
+            };
+            let fd = self.ring.as_raw_fd();
+            let _kept = register_ring(fd, UNREGISTER_RING_FDS, &mut update).is_err();
+        }
+        let lost: Vec<Op> = self.slots.iter_mut().filter_map(Option::take).collect();
         if !lost.is_empty() {
             tracing::warn!(
                 operations = lost.len(),
@@ -243,6 +359,21 @@ impl Drop for OwningRing {
         let _none = submitter.unregister_files().is_err();
         let _none = submitter.unregister_buffers().is_err();
     }
+}
+
+// ---- time ----
+
+/// The processor's counter of time, where it has one. It is not waited for what was begun before.
+#[inline]
+pub(crate) fn processor_ticks() -> Option<u64> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        // SAFETY: every x86-64 has the instruction; it touches no memory. Where the kernel forbids it to programs the process
+        // ends by SIGSEGV, which is a choice made for a process by itself (prctl).
+        Some(unsafe { std::arch::x86_64::_rdtsc() })
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    None
 }
 
 // ---- memory ----

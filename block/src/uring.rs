@@ -7,6 +7,7 @@
 //! It runs with what the kernel grants: flags fall back one set at a time, registered buffers halve on ENOMEM down to none
 //! (kernel-notes/04). [`Device::description`] says with what.
 
+use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::os::fd::AsRawFd as _;
@@ -19,9 +20,10 @@ use io_uring::{IoUring, opcode, squeue};
 use nix::errno::Errno;
 
 use crate::buffer::Buffer;
-use crate::device::{Clock, Completion, DEPTH_MAX, Device, Geometry, Op, OpKind, Options, Wait};
+use crate::clock::Clock;
+use crate::device::{Completion, DEPTH_MAX, Device, Ended, Geometry, Op, OpKind, Options, Wait};
 use crate::error::{DeviceError, IoCause, IoError, OpenError, Refused, errno_of};
-use crate::sys::OwningRing;
+use crate::sys::{self, OwningRing};
 use crate::target::{Mode, Target};
 
 mod entry;
@@ -133,11 +135,43 @@ pub(crate) fn probe() -> Result<RingFlags, ProbeFailure> {
     }
     ring.enter(1, Some(PROBE_WAIT))
         .map_err(step("io_uring_enter"))?;
-    match ring.reap() {
-        Some((_, _, 0)) => Ok(flags),
+    let mut answer = None;
+    ring.reap(|_, _, result| answer = Some(result));
+    match answer {
+        Some(0) => Ok(flags),
         Some(_) | None => Err(step("a no-op")(Errno::EIO)),
     }
 }
+
+/// The least that a loop over a ring can be: no-ops, `depth` at once, no clock and no list. How many were done in about
+/// `duration`, and the seconds of CPU time of this process outside and inside the kernel. What other loops are measured by
+/// where fio's `t/io_uring` is not to be had.
+///
+/// # Errors
+/// io_uring does not work here.
+pub fn bare_loop(depth: u32, duration: Duration) -> std::io::Result<(u64, f64, f64)> {
+    use nix::sys::resource::{UsageWho, getrusage};
+    use nix::sys::time::TimeValLike as _;
+    let used = || {
+        let usage = getrusage(UsageWho::RUSAGE_THREAD)?;
+        let seconds = |time: nix::sys::time::TimeVal| time.num_microseconds() as f64 / 1e6;
+        Ok::<_, Errno>((seconds(usage.user_time()), seconds(usage.system_time())))
+    };
+    let flags = probe().map_err(|failure| std::io::Error::other(format!("{failure:?}")))?;
+    let mut ring = flags.build(depth)?;
+    ring.submitter().register_enable_rings()?;
+    let clock = Clock::start();
+    let before = used()?;
+    let mut done = 0;
+    while u128::from(clock.now_ns()) < duration.as_nanos() {
+        done += sys::no_ops(&mut ring, depth, BARE_TURNS)?;
+    }
+    let after = used()?;
+    Ok((done, after.0 - before.0, after.1 - before.1))
+}
+
+/// Turns between two readings of the clock.
+const BARE_TURNS: u32 = 10_000;
 
 /// A no-op that takes longer than this is no way to work.
 const PROBE_WAIT: Duration = Duration::from_secs(2);
@@ -145,6 +179,8 @@ const PROBE_WAIT: Duration = Duration::from_secs(2);
 /// `IORING_UNREGISTER_BUFFERS` and `IORING_UNREGISTER_FILES` of the kernel's `io_uring.h`.
 const UNREGISTER_BUFFERS: u8 = 1;
 const UNREGISTER_FILES: u8 = 3;
+/// `IORING_UNREGISTER_RING_FDS`.
+const UNREGISTER_RING_FDS: u8 = 21;
 
 /// Lets the ring take only what the engine sends.
 fn restrict(ring: &IoUring, writes: bool) -> Result<(), Errno> {
@@ -155,6 +191,7 @@ fn restrict(ring: &IoUring, writes: bool) -> Result<(), Errno> {
         Restriction::sqe_flags_allowed(squeue::Flags::FIXED_FILE.bits()),
         Restriction::register_op(UNREGISTER_BUFFERS),
         Restriction::register_op(UNREGISTER_FILES),
+        Restriction::register_op(UNREGISTER_RING_FDS),
     ];
     if writes {
         allowed.extend([
@@ -177,8 +214,12 @@ pub struct Ring<M> {
     /// Registered buffers not yet given out.
     pool: Vec<Buffer>,
     registered: usize,
+    /// Whether the ring itself is registered.
+    placed: bool,
     flags: RingFlags,
     clock: Clock,
+    /// The clock's last reading.
+    read_ns: Cell<u64>,
     /// The kernel takes entries from the thread that enabled the ring, and from no other (kernel-notes/02).
     stays: PhantomData<*const ()>,
 }
@@ -213,10 +254,11 @@ impl<M: Mode> Ring<M> {
         let fd = target.file().as_raw_fd();
         // Without a place in the table of files each operation looks its file up: slower, not wrong.
         let fixed = ring.submitter().register_files(&[fd]).is_ok();
-        let ring = OwningRing::new(ring, depth);
+        let mut ring = OwningRing::new(ring, depth);
         let pool = register_pool(depth, options.buffer_bytes, |buffers| {
             ring.register(buffers, id)
         });
+        let placed = ring.register_self();
         restrict(ring.ring(), M::WRITES).map_err(failed("restrictions"))?;
         ring.ring()
             .submitter()
@@ -229,14 +271,62 @@ impl<M: Mode> Ring<M> {
                 ring: id,
             },
             registered: pool.len(),
+            placed,
             ring,
             target,
             depth,
             pool,
             flags,
             clock: Clock::start(),
+            read_ns: Cell::new(0),
             stays: PhantomData,
         })
+    }
+
+    /// Hands over what is queued, waits, and gives what has ended, with the reading of the clock that it returns.
+    #[inline(always)]
+    fn reap(
+        &mut self,
+        wait: Wait,
+        mut each: impl FnMut(u64, Completion),
+    ) -> Result<u64, DeviceError> {
+        loop {
+            // Entered even with nothing to wait for: else nothing is posted (kernel-notes/08).
+            let want = u32::from(wait != Wait::No && self.ring.in_flight() > 0);
+            let timeout = match wait {
+                // The clock as it was last read: the wait may end later by as long as the batch took to prepare.
+                Wait::Until(at) => {
+                    Some(Duration::from_nanos(at.saturating_sub(self.read_ns.get())))
+                }
+                Wait::No | Wait::Forever => None,
+            };
+            let entered = self.ring.enter(want, timeout);
+            let now_ns = self.now_ns();
+            let name = self.target.name();
+            let mut reaped = false;
+            self.ring.reap(|token, op, result| {
+                reaped = true;
+                let result = if is_whole(&op, result) {
+                    Ok(())
+                } else {
+                    Err(broken(name, (op.kind(), op.offset(), op.len()), result))
+                };
+                each(now_ns, Completion { token, op, result });
+            });
+            match entered {
+                Ok(()) if !reaped && want > 0 => {}
+                Ok(()) | Err(Errno::ETIME) => return Ok(now_ns),
+                // No memory for a request, or completions to be reaped first: both pass.
+                Err(Errno::EINTR | Errno::EAGAIN | Errno::EBUSY) if !reaped => {}
+                Err(Errno::EINTR | Errno::EAGAIN | Errno::EBUSY) => return Ok(now_ns),
+                Err(errno) => {
+                    return Err(DeviceError::Enter {
+                        device: Arc::clone(self.target.name()),
+                        errno,
+                    });
+                }
+            }
+        }
     }
 }
 
@@ -290,15 +380,12 @@ impl<M: Mode> Device for Ring<M> {
 
     fn description(&self) -> String {
         format!(
-            "io_uring ({}), {} of {} buffers registered, file {}",
+            "io_uring ({}), {} of {} buffers registered, file {}, ring {}",
             self.flags,
             self.registered,
             self.depth,
-            if self.file.fixed {
-                "registered"
-            } else {
-                "by descriptor"
-            },
+            registered(self.file.fixed),
+            registered(self.placed),
         )
     }
 
@@ -314,8 +401,11 @@ impl<M: Mode> Device for Ring<M> {
         self.ring.in_flight()
     }
 
+    #[inline]
     fn now_ns(&self) -> u64 {
-        self.clock.now_ns()
+        let now_ns = self.clock.now_ns();
+        self.read_ns.set(now_ns);
+        now_ns
     }
 
     fn buffer(&mut self, len: usize) -> Buffer {
@@ -328,6 +418,7 @@ impl<M: Mode> Device for Ring<M> {
         }
     }
 
+    #[inline(always)]
     fn submit(&mut self, token: u64, op: Op) -> Result<(), Refused> {
         if let Err(cause) = accept::<M>(&self.target.geometry(), &op) {
             return Err(refused(self.target.name(), op, cause));
@@ -339,40 +430,35 @@ impl<M: Mode> Device for Ring<M> {
     }
 
     fn complete(&mut self, wait: Wait, done: &mut Vec<Completion>) -> Result<(), DeviceError> {
-        let before = done.len();
-        loop {
-            // Entered even with nothing to wait for: else nothing is posted (kernel-notes/08).
-            let want = usize::from(wait != Wait::No && self.ring.in_flight() > 0);
-            let timeout = match wait {
-                Wait::Until(at) => Some(Duration::from_nanos(at.saturating_sub(self.now_ns()))),
-                Wait::No | Wait::Forever => None,
-            };
-            let entered = self.ring.enter(want, timeout);
-            while let Some((token, op, result)) = self.ring.reap() {
-                done.push(Completion {
-                    token,
-                    result: outcome(self.target.name(), &op, result),
-                    op,
-                });
-            }
-            match entered {
-                Ok(()) if done.len() == before && want > 0 => {}
-                Ok(()) | Err(Errno::ETIME) => return Ok(()),
-                // No memory for a request, or completions to be reaped first: both pass.
-                Err(Errno::EINTR | Errno::EAGAIN | Errno::EBUSY) if done.len() == before => {}
-                Err(Errno::EINTR | Errno::EAGAIN | Errno::EBUSY) => return Ok(()),
-                Err(errno) => {
-                    return Err(DeviceError::Enter {
-                        device: Arc::clone(self.target.name()),
-                        errno,
-                    });
-                }
-            }
-        }
+        self.reap(wait, |_, completion| done.push(completion))
+            .map(drop)
+    }
+
+    #[inline]
+    fn complete_each(
+        &mut self,
+        wait: Wait,
+        mut each: impl FnMut(Ended),
+    ) -> Result<u64, DeviceError> {
+        self.reap(wait, |now_ns, Completion { token, op, result }| {
+            each(Ended {
+                now_ns,
+                token,
+                kind: op.kind(),
+                buffer: op.into_buffer(),
+                result,
+            });
+        })
     }
 }
 
+/// How the kernel finds something.
+const fn registered(so: bool) -> &'static str {
+    if so { "registered" } else { "by descriptor" }
+}
+
 /// Whether an engine of this mode takes `op` at all.
+#[inline(always)]
 pub(crate) fn accept<M: Mode>(geometry: &Geometry, op: &Op) -> Result<(), IoCause> {
     match op.kind() {
         OpKind::Write | OpKind::Flush if !M::WRITES => Err(IoCause::ReadOnly),
@@ -400,17 +486,30 @@ pub(crate) fn failed(device: &Arc<str>, op: &Op, cause: IoCause) -> Box<IoError>
     })
 }
 
-/// What the kernel's number means: bytes, or an error below zero.
-fn outcome(device: &Arc<str>, op: &Op, result: i32) -> Result<(), Box<IoError>> {
-    match usize::try_from(result) {
-        Ok(done) if done >= op.len() => Ok(()),
-        Ok(done) => Err(failed(device, op, IoCause::Short { done })),
-        Err(_negative) => Err(failed(
-            device,
-            op,
-            IoCause::Kernel(Errno::from_raw(result.saturating_neg())),
-        )),
-    }
+/// Whether the kernel's number, bytes or an error below zero, is all that was asked for.
+#[inline(always)]
+fn is_whole(op: &Op, result: i32) -> bool {
+    usize::try_from(result).is_ok_and(|done| done >= op.len())
+}
+
+/// What became of an operation that was not whole.
+#[cold]
+fn broken(
+    device: &Arc<str>,
+    (kind, offset, len): (OpKind, u64, usize),
+    result: i32,
+) -> Box<IoError> {
+    let cause = match usize::try_from(result) {
+        Ok(done) => IoCause::Short { done },
+        Err(_negative) => IoCause::Kernel(Errno::from_raw(result.saturating_neg())),
+    };
+    Box::new(IoError {
+        device: Arc::clone(device),
+        kind,
+        offset,
+        len,
+        cause,
+    })
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ fn each_engine(depth: u32, body: fn(&mut dyn Device, Holds)) {
         println!("{backend}");
         let file = file();
         let target = Target::<ReadWrite>::open_file(file.path()).unwrap();
-        body(&mut *open(backend, target, options).unwrap(), Holds::Data);
+        body(&mut open(backend, target, options).unwrap(), Holds::Data);
     }
 }
 
@@ -63,7 +63,7 @@ fn each_reader(depth: u32, body: fn(&mut dyn Device)) {
     for choice in [Choice::Threads, Choice::Auto] {
         let target = Target::<ReadOnly>::open(file.path()).unwrap();
         let backend = probe_backend(choice).unwrap();
-        body(&mut *open(backend, target, options).unwrap());
+        body(&mut open(backend, target, options).unwrap());
     }
 }
 

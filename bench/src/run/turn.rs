@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use block::random::Random;
-use block::{Buffer, Completion, Device, Op, OpKind, Wait};
+use block::{Buffer, Device, Ended, Op, OpKind, Wait};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
 
+use super::count::{Alike, Count};
 use super::{ERRORS_MAX, End, Limits, Progress, RunError};
-use crate::report::{Cpu, Report, Sample, Side};
-use crate::workload::{Steps, Workload};
+use crate::report::{Cpu, Report, Sample};
+use crate::workload::{Pattern, Steps, Workload};
 
 /// Time between two calls of the progress callback.
 const PROGRESS_EVERY_NS: u64 = 250_000_000;
@@ -17,17 +18,16 @@ const PROGRESS_EVERY_NS: u64 = 250_000_000;
 const SAMPLE_NS: u64 = 1_000_000_000;
 
 /// A run under way.
-pub(super) struct Running<'a> {
-    device: &'a mut dyn Device,
+pub(super) struct Running<'a, D> {
+    device: &'a mut D,
     workload: &'a Workload,
     limits: &'a Limits,
     steps: Steps,
     /// Tokens and buffers not in flight.
-    idle: Vec<(u64, Buffer)>,
+    idle: Vec<(u64, Option<Buffer>)>,
     /// When the operation of each token was submitted.
     stamps: Vec<u64>,
-    done: Vec<Completion>,
-    batch_max: usize,
+    batch_max: u64,
     operations_max: u64,
     /// Time from one operation to the next under a rate limit.
     pace_ns: u64,
@@ -41,26 +41,23 @@ pub(super) struct Running<'a> {
     answered_ns: u64,
     warming_up: bool,
     issued: u64,
-    read: Side,
-    write: Side,
+    count: Count,
     cpu: Cpu,
     window: Window,
     samples: Vec<Sample>,
 }
 
-/// What was done since the last tick and since the last sample.
+/// When the last tick and the last sample were, and how much was done by the former.
 #[derive(Clone, Copy, Debug, Default)]
 struct Window {
     tick_ns: u64,
     tick_operations: u64,
     sample_ns: u64,
-    operations: u64,
-    latency_ns: u64,
 }
 
-impl<'a> Running<'a> {
+impl<'a, D: Device> Running<'a, D> {
     pub(super) fn new(
-        device: &'a mut dyn Device,
+        device: &'a mut D,
         workload: &'a Workload,
         limits: &'a Limits,
     ) -> Result<Self, RunError> {
@@ -89,8 +86,7 @@ impl<'a> Running<'a> {
             steps,
             idle,
             stamps: vec![0; depth],
-            done: Vec::with_capacity(depth),
-            batch_max: (depth / 2).max(1),
+            batch_max: batch_max(workload, depth),
             operations_max,
             pace_ns: limits.rate_iops.map_or(0, |rate| SAMPLE_NS / rate.max(1)),
             due_ns: now_ns,
@@ -102,8 +98,7 @@ impl<'a> Running<'a> {
             answered_ns: now_ns,
             warming_up: true,
             issued: 0,
-            read: Side::default(),
-            write: Side::default(),
+            count: Count::new(bytes_each(workload)),
             cpu: Cpu::default(),
             window: Window {
                 tick_ns: now_ns,
@@ -123,7 +118,7 @@ impl<'a> Running<'a> {
         if self.warming_up {
             return self.silent();
         }
-        if self.read.errors + self.write.errors >= ERRORS_MAX {
+        if self.count.errors() >= ERRORS_MAX {
             return Some(End::Errors);
         }
         if self.issued >= self.operations_max || self.now_ns >= self.end_ns {
@@ -144,6 +139,7 @@ impl<'a> Running<'a> {
         let late_ns = self.now_ns - self.start_ns;
         self.end_ns = self.end_ns.saturating_add(late_ns);
         self.start_ns = self.now_ns;
+        self.count.since_ns = self.now_ns;
         self.cpu = used_cpu();
         self.window = Window {
             tick_ns: self.now_ns,
@@ -155,36 +151,48 @@ impl<'a> Running<'a> {
     /// Submits up to a batch.
     pub(super) fn fill(&mut self) -> Result<(), RunError> {
         let stamp = self.device.now_ns();
-        for _ in 0..self.batch_max {
-            if !self.may_issue(stamp) {
-                break;
-            }
+        if self.device.in_flight() == 0 {
+            self.answered_ns = stamp;
+        }
+        let batch = self.batch(stamp);
+        for _ in 0..batch {
             let Some((token, buffer)) = self.idle.pop() else {
                 break;
             };
             let step = self.steps.step();
             let offset = step.offset;
-            let op = match step.kind {
-                OpKind::Write => Op::Write { offset, buffer },
-                OpKind::Nop | OpKind::Read | OpKind::Flush => Op::Read { offset, buffer },
+            let op = match (step.kind, buffer) {
+                (OpKind::Write, Some(buffer)) => Op::Write { offset, buffer },
+                (OpKind::Read, Some(buffer)) => Op::Read { offset, buffer },
+                (OpKind::Nop | OpKind::Flush | OpKind::Read | OpKind::Write, _) => Op::Nop,
             };
             if let Some(place) = stamp_of(&mut self.stamps, token) {
                 *place = stamp;
             }
-            if self.device.in_flight() == 0 {
-                self.answered_ns = stamp;
-            }
             self.device.submit(token, op).map_err(RunError::Refused)?;
-            self.due_ns = self.due_ns.saturating_add(self.pace_ns);
-            if !self.warming_up {
-                self.issued += 1;
-            }
+        }
+        self.due_ns = self.due_ns.saturating_add(self.pace_ns * batch);
+        if !self.warming_up {
+            self.issued += batch;
         }
         Ok(())
     }
 
-    fn may_issue(&self, now_ns: u64) -> bool {
-        self.due_ns <= now_ns && (self.warming_up || self.issued < self.operations_max)
+    /// How many may be submitted now.
+    fn batch(&self, now_ns: u64) -> u64 {
+        let due = match now_ns.checked_sub(self.due_ns) {
+            None => 0,
+            Some(late_ns) => late_ns
+                .checked_div(self.pace_ns)
+                .map_or(u64::MAX, |periods| periods + 1),
+        };
+        let left = if self.warming_up {
+            u64::MAX
+        } else {
+            self.operations_max.saturating_sub(self.issued)
+        };
+        let idle = self.idle.len() as u64;
+        due.min(left).min(idle).min(self.batch_max)
     }
 
     /// Waits for one completion, not longer than to the next thing to do, and takes all there are.
@@ -219,48 +227,50 @@ impl<'a> Running<'a> {
     }
 
     fn take(&mut self, wait: Wait) -> Result<(), RunError> {
-        self.device
-            .complete(wait, &mut self.done)
-            .map_err(RunError::Device)?;
-        self.now_ns = self.device.now_ns();
-        if !self.done.is_empty() {
-            self.answered_ns = self.now_ns;
-        }
-        let mut done = std::mem::take(&mut self.done);
-        for completion in done.drain(..) {
-            self.count(completion);
-        }
-        self.done = done;
-        Ok(())
-    }
-
-    fn count(&mut self, completion: Completion) {
-        let Completion { token, op, result } = completion;
-        let stamp = stamp_of(&mut self.stamps, token).map_or(self.now_ns, |stamp| *stamp);
-        let measured = !self.warming_up && stamp >= self.start_ns;
-        let side = match op.kind() {
-            OpKind::Write => &mut self.write,
-            OpKind::Nop | OpKind::Read | OpKind::Flush => &mut self.read,
-        };
-        match result {
-            Ok(()) if measured => {
-                let latency_ns = self.now_ns - stamp;
-                side.latency.record(latency_ns);
-                side.operations += 1;
-                side.bytes += op.len() as u64;
-                self.window.operations += 1;
-                self.window.latency_ns += latency_ns;
-            }
-            Ok(()) => {}
-            // An error counts whenever it comes.
-            Err(error) => {
+        let mut alike = Alike::default();
+        let Self {
+            device,
+            stamps,
+            idle,
+            count,
+            ..
+        } = self;
+        let mut answered = false;
+        let now_ns = device.complete_each(wait, |ended| {
+            let Ended {
+                now_ns,
+                token,
+                kind,
+                buffer,
+                result,
+            } = ended;
+            answered = true;
+            let stamp_ns = stamp_of(stamps, token).map_or(now_ns, |stamp| *stamp);
+            let wrote = kind == OpKind::Write;
+            if let Err(error) = result {
+                // An error counts whenever it comes.
+                let side = count.side(wrote);
                 side.errors += 1;
                 side.first_error.get_or_insert(*error);
+            } else if alike.count > 0 && alike.stamp_ns == stamp_ns && alike.wrote == wrote {
+                alike.count += 1;
+            } else {
+                let next = Alike {
+                    now_ns,
+                    stamp_ns,
+                    wrote,
+                    count: 1,
+                };
+                count.settle(std::mem::replace(&mut alike, next));
             }
+            idle.push((token, buffer));
+        });
+        self.now_ns = now_ns.map_err(RunError::Device)?;
+        self.count.settle(alike);
+        if answered {
+            self.answered_ns = self.now_ns;
         }
-        if let Some(buffer) = op.into_buffer() {
-            self.idle.push((token, buffer));
-        }
+        Ok(())
     }
 
     /// Takes samples and tells how far it is, when it is time to.
@@ -269,7 +279,7 @@ impl<'a> Running<'a> {
         if since_ns < PROGRESS_EVERY_NS {
             return;
         }
-        let operations = self.read.operations + self.write.operations;
+        let operations = self.count.operations();
         let iops = per_second(operations - self.window.tick_operations, since_ns);
         let elapsed_ns = if self.warming_up {
             0
@@ -282,12 +292,13 @@ impl<'a> Running<'a> {
             share: self.share(elapsed_ns),
             operations,
             iops,
-            bytes_per_second: iops * f64::from(self.workload.block_bytes),
+            bytes_per_second: iops * self.count.bytes_each as f64,
             p99_ns: self
+                .count
                 .read
                 .latency
                 .percentile_ns(99.0)
-                .max(self.write.latency.percentile_ns(99.0)),
+                .max(self.count.write.latency.percentile_ns(99.0)),
         });
         self.window.tick_ns = self.now_ns;
         self.window.tick_operations = operations;
@@ -310,20 +321,15 @@ impl<'a> Running<'a> {
         if span_ns < SAMPLE_NS {
             return;
         }
-        let Window {
-            operations,
-            latency_ns,
-            ..
-        } = self.window;
+        let operations = std::mem::take(&mut self.count.sample_operations);
+        let latency_ns = std::mem::take(&mut self.count.sample_latency_ns);
         let iops = per_second(operations, span_ns);
         self.samples.push(Sample {
             iops,
-            bytes_per_second: iops * f64::from(self.workload.block_bytes),
+            bytes_per_second: iops * self.count.bytes_each as f64,
             latency_ns: latency_ns.checked_div(operations).unwrap_or(0) as f64,
         });
         self.window.sample_ns = self.now_ns;
-        self.window.operations = 0;
-        self.window.latency_ns = 0;
         if let Some(steady) = self.limits.steady_state
             && steady.is_attained(&Sample::series(&self.samples, steady.measure))
         {
@@ -361,8 +367,8 @@ impl<'a> Running<'a> {
             workload: self.workload.clone(),
             end,
             elapsed: Duration::from_nanos(elapsed_ns),
-            read: self.read,
-            write: self.write,
+            read: self.count.read,
+            write: self.count.write,
             unanswered: self.device.in_flight() as u64,
             cpu: Cpu {
                 user: used.user.saturating_sub(self.cpu.user),
@@ -374,11 +380,18 @@ impl<'a> Running<'a> {
     }
 }
 
-/// One buffer for each operation in flight, with random contents where they will be written.
-fn buffers(device: &mut dyn Device, workload: &Workload, depth: usize) -> Vec<(u64, Buffer)> {
+/// A token, and where operations move bytes a buffer, for each operation in flight; with random contents where they will be written.
+fn buffers<D: Device>(
+    device: &mut D,
+    workload: &Workload,
+    depth: usize,
+) -> Vec<(u64, Option<Buffer>)> {
     let mut random = Random::new(workload.seed).fork();
     (0..depth as u64)
         .map(|token| {
+            if workload.pattern == Pattern::Nop {
+                return (token, None);
+            }
             let mut buffer = device.buffer(workload.block_bytes as usize);
             if workload.pattern.writes() {
                 for chunk in buffer.chunks_mut(8) {
@@ -387,9 +400,26 @@ fn buffers(device: &mut dyn Device, workload: &Workload, depth: usize) -> Vec<(u
                     }
                 }
             }
-            (token, buffer)
+            (token, Some(buffer))
         })
         .collect()
+}
+
+fn bytes_each(workload: &Workload) -> u64 {
+    match workload.pattern {
+        Pattern::Nop => 0,
+        _ => u64::from(workload.block_bytes),
+    }
+}
+
+/// Operations handed over at once. Half of the depth, so that the device has the other half to do meanwhile; all of it where there
+/// is no device.
+fn batch_max(workload: &Workload, depth: usize) -> u64 {
+    let depth = depth as u64;
+    match workload.pattern {
+        Pattern::Nop => depth,
+        _ => (depth / 2).max(1),
+    }
 }
 
 fn stamp_of(stamps: &mut [u64], token: u64) -> Option<&mut u64> {

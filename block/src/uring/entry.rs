@@ -18,35 +18,45 @@ pub(crate) struct OpFile {
 }
 
 impl OpFile {
-    /// What to push for `op` on this file.
-    pub(crate) fn entry(self, op: &mut Op) -> squeue::Entry {
+    /// Gives what to push for `op` on this file to `push`. Not returned, and whole in each case: an entry that is put
+    /// together from parts in memory costs more than all else that the engine does for an operation.
+    #[inline(always)]
+    pub(crate) fn entry<R>(
+        self,
+        op: &mut Op,
+        user_data: u64,
+        push: impl FnOnce(&squeue::Entry) -> R,
+    ) -> R {
         let file = types::Fd(self.number);
-        let entry = match op {
-            Op::Nop => return opcode::Nop::new().build(),
-            Op::Flush => opcode::Fsync::new(file).build(),
+        let flags = if self.fixed {
+            squeue::Flags::FIXED_FILE
+        } else {
+            squeue::Flags::empty()
+        };
+        let whole = |entry: squeue::Entry| entry.flags(flags).user_data(user_data);
+        match op {
+            Op::Nop => push(&opcode::Nop::new().build().user_data(user_data)),
+            Op::Flush => push(&whole(opcode::Fsync::new(file).build())),
             Op::Read { offset, buffer } => {
                 let (place, len) = (buffer.as_mut_ptr(), length(buffer));
-                match self.index(buffer) {
+                let entry = match self.index(buffer) {
                     Some(index) => opcode::ReadFixed::new(file, place, len, index)
                         .offset(*offset)
                         .build(),
                     None => opcode::Read::new(file, place, len).offset(*offset).build(),
-                }
+                };
+                push(&whole(entry))
             }
             Op::Write { offset, buffer } => {
                 let (place, len) = (buffer.as_ptr(), length(buffer));
-                match self.index(buffer) {
+                let entry = match self.index(buffer) {
                     Some(index) => opcode::WriteFixed::new(file, place, len, index)
                         .offset(*offset)
                         .build(),
                     None => opcode::Write::new(file, place, len).offset(*offset).build(),
-                }
+                };
+                push(&whole(entry))
             }
-        };
-        if self.fixed {
-            entry.flags(squeue::Flags::FIXED_FILE)
-        } else {
-            entry
         }
     }
 

@@ -83,7 +83,7 @@ fn each_level_of_flags_works() {
         let target = Target::<ReadOnly>::open(file.path()).unwrap();
         let mut ring = Ring::new(target, Options::new(4, 4096), flags).unwrap();
         let buffer = ring.buffer(4096);
-        ring.submit(7, Op::Read { offset: 0, buffer }).unwrap();
+        ring.submit(3, Op::Read { offset: 0, buffer }).unwrap();
         let mut done = Vec::new();
         ring.complete(Wait::Until(ring.now_ns() + 5_000_000_000), &mut done)
             .unwrap();

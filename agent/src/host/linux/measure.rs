@@ -43,7 +43,7 @@ fn on<M: Mode>(
     let mut device =
         block::open(backend, target, options).map_err(|error| refused(path, &error))?;
     bench::run(
-        device.as_mut(),
+        &mut device,
         run.workload,
         run.limits,
         run.progress,

@@ -1,0 +1,170 @@
+//! Loop devices to compare on. Each file is unlinked as soon as its device stands on it, and each device is detached as
+//! soon as it is open here: the kernel keeps both until the last handle is closed, so that nothing is left behind,
+//! however this process ends.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use nix::fcntl::OFlag;
+
+use super::process::{Order, Program, find, run};
+
+/// Where files in memory go.
+const MEMORY: &str = "/dev/shm";
+/// Bytes written at once while a file is filled.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// A loop device that goes with this value.
+#[derive(Debug)]
+pub(crate) struct Loop {
+    /// `/dev/loop7`
+    pub(crate) path: PathBuf,
+    /// What keeps it.
+    _held: File,
+}
+
+/// What a loop device stands on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Under<'a> {
+    /// A file in memory.
+    Memory,
+    /// A file in this folder.
+    Disk(&'a Path),
+}
+
+/// What the file holds at first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fill {
+    /// Nothing at all.
+    Holes,
+    /// Random bytes, all of it: a hole is read without its ground, and would flatter who reads most.
+    Random,
+}
+
+/// A loop device of `bytes`. `prepare` may put something into the file before it is attached.
+pub(crate) fn make(
+    under: Under<'_>,
+    bytes: u64,
+    fill: Fill,
+    prepare: impl FnOnce(&Path) -> anyhow::Result<()>,
+) -> anyhow::Result<Loop> {
+    anyhow::ensure!(
+        nix::unistd::geteuid().is_root(),
+        "making loop devices needs root: start it with sudo, or name devices to compare on"
+    );
+    let folder = match under {
+        Under::Memory => Path::new(MEMORY),
+        Under::Disk(folder) => folder,
+    };
+    let file = tempfile::Builder::new()
+        .prefix("ringpv-compare-")
+        .tempfile_in(folder)
+        .with_context(|| format!("cannot make a file in {}", folder.display()))?;
+    file.as_file().set_len(bytes)?;
+    if fill == Fill::Random {
+        write_random(file.as_file(), bytes)
+            .with_context(|| format!("cannot fill {bytes} bytes in {}", folder.display()))?;
+    }
+    prepare(file.path())?;
+    let losetup = find("losetup").context("losetup (package mount) is missing")?;
+    let attach = Program::new(
+        &losetup,
+        [
+            "--find".into(),
+            "--show".into(),
+            "--direct-io=on".into(),
+            file.path().display().to_string(),
+        ],
+    );
+    let (_, said) = run(&[attach], Order::InTurn)?;
+    let path = PathBuf::from(said.trim());
+    let held = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlag::O_CLOEXEC.bits())
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()));
+    // In use, it is marked to go with its last user.
+    let detach = Program::new(&losetup, ["--detach".into(), path.display().to_string()]);
+    run(&[detach], Order::InTurn)?;
+    Ok(Loop { path, _held: held? })
+}
+
+fn write_random(mut file: &File, bytes: u64) -> std::io::Result<()> {
+    let mut random = block::random::Random::new(bytes);
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut left = bytes;
+    while left > 0 {
+        for word in chunk.chunks_exact_mut(8) {
+            word.copy_from_slice(&random.bits().to_le_bytes());
+        }
+        let part = usize::try_from(left).unwrap_or(usize::MAX).min(CHUNK_BYTES);
+        file.write_all(chunk.get(..part).unwrap_or_default())?;
+        left -= part as u64;
+    }
+    file.sync_all()
+}
+
+/// The kernel's limit on reads of one device by this process and what it starts, while this value lives.
+#[derive(Debug)]
+pub(crate) struct Slowed {
+    group: PathBuf,
+    root: PathBuf,
+}
+
+impl Slowed {
+    /// Lets the device be read `reads_per_second` times a second.
+    pub(crate) fn new(device: &Path, reads_per_second: u32) -> anyhow::Result<Self> {
+        use std::os::unix::fs::MetadataExt as _;
+        let number = fs::metadata(device)?.rdev();
+        let number = format!(
+            "{}:{}",
+            nix::sys::stat::major(number),
+            nix::sys::stat::minor(number)
+        );
+        let (root, file, limit) = [
+            (
+                "/sys/fs/cgroup/blkio",
+                "blkio.throttle.read_iops_device",
+                format!("{number} {reads_per_second}"),
+            ),
+            (
+                "/sys/fs/cgroup",
+                "io.max",
+                format!("{number} riops={reads_per_second}"),
+            ),
+        ]
+        .into_iter()
+        .find(|(root, ..)| Path::new(root).join("cgroup.procs").exists())
+        .context("this kernel has no cgroups to slow a device with")?;
+        let root = PathBuf::from(root);
+        let group = root.join(format!("ringpv-compare-{}", std::process::id()));
+        fs::create_dir(&group).with_context(|| format!("cannot make {}", group.display()))?;
+        let slowed = Self { group, root };
+        fs::write(slowed.group.join(file), limit)
+            .with_context(|| format!("cannot set {file} of a new cgroup"))?;
+        fs::write(
+            slowed.group.join("cgroup.procs"),
+            std::process::id().to_string(),
+        )
+        .context("cannot go into a new cgroup")?;
+        Ok(slowed)
+    }
+}
+
+impl Drop for Slowed {
+    fn drop(&mut self) {
+        let own = std::process::id().to_string();
+        let _stays = fs::write(self.root.join("cgroup.procs"), own).is_err();
+        // A process that was ended may take a moment to leave it.
+        for _ in 0..100 {
+            if fs::remove_dir(&self.group).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
