@@ -7,8 +7,8 @@
 //!   buffers with the read, for it cannot be called back (kernel-notes/33); the device is not asked again until that read has ended.
 //! * A slow device gives up its place after a moment, so that any number of slow ones never keeps a fast one waiting.
 //!
-//! One tokio-uring thread reads for all; opening goes through the ring as well, because it may block for as long as a
-//! controller resets. Where io_uring does not work each device gets a thread instead.
+//! One thread reads for all through a ring that the kernel restricts to reads ([`ring`]). Where io_uring does not work each
+//! device gets a thread instead.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -20,19 +20,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio_uring::buf::BoundedBuf as _;
+use tokio::sync::{Semaphore, oneshot};
 
+use crate::buffer::Buffer;
 use crate::claim::{CLAIM_BYTES, Claim, ClaimError, claim_offset};
 use crate::signature::{self, Area, Found};
 
+mod ring;
+
 /// Devices read at once. Bounds the memory in use: some 150 KiB each, 1.3 MiB while a blank one is read to the end.
-const AT_ONCE_MAX: usize = 16;
+const AT_ONCE_MAX: usize = 32;
 /// After this long a device that has not answered makes room for the next.
 const PATIENCE: Duration = Duration::from_millis(50);
-/// Addresses handed to the kernel are multiples of this: no device asks for more.
-const ALIGNMENT: usize = 4096;
-
 /// A device to be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
@@ -121,7 +120,7 @@ pub struct Prober {
 
 #[derive(Clone, Debug)]
 enum Engine {
-    Uring(mpsc::UnboundedSender<Job>),
+    Uring(ring::Threads),
     Threads,
 }
 
@@ -131,6 +130,14 @@ struct Job {
     target: Target,
     answer: oneshot::Sender<Result<Contents, ProbeError>>,
     busy: Busy,
+}
+
+impl Job {
+    fn end(self, result: Result<Contents, ProbeError>) {
+        drop(self.busy);
+        // The caller may have given up; that a device answers too late is not lost, it is read again.
+        drop(self.answer.send(result));
+    }
 }
 
 /// A mark that a device is being read. It goes when the read has ended, however late that is.
@@ -170,10 +177,13 @@ impl Prober {
     /// No thread to be had.
     pub fn start(uring: bool) -> io::Result<Self> {
         let engine = match uring {
-            true => ring()?.unwrap_or_else(|error| {
-                tracing::warn!(%error, "io_uring is refused for reading signatures; threads are used");
-                Engine::Threads
-            }),
+            true => match ring::Threads::start()? {
+                Ok(threads) => Engine::Uring(threads),
+                Err(error) => {
+                    tracing::warn!(%error, "io_uring is refused for reading signatures; threads are used");
+                    Engine::Threads
+                }
+            },
             false => Engine::Threads,
         };
         Ok(Self {
@@ -201,12 +211,12 @@ impl Prober {
             return Err(ProbeError::StillWaiting { path });
         };
         let (answer, mut answered) = oneshot::channel();
-        self.submit(Job {
+        let job = Job {
             target,
             answer,
             busy,
-        })
-        .map_err(|source| ProbeError::Open {
+        };
+        let opening = self.submit(job).map_err(|source| ProbeError::Open {
             path: path.clone(),
             source,
         })?;
@@ -215,7 +225,12 @@ impl Prober {
         drop(place);
         let late = match early {
             Ok(answer) => Ok(answer),
-            Err(_) => tokio::time::timeout(deadline.saturating_sub(patience), answered).await,
+            Err(_) => {
+                if let (Engine::Uring(threads), Some(opening)) = (&self.engine, opening) {
+                    threads.relieve(&opening);
+                }
+                tokio::time::timeout(deadline.saturating_sub(patience), answered).await
+            }
         };
         match late {
             Ok(answer) => answer.map_err(|_| stopped())?,
@@ -226,108 +241,33 @@ impl Prober {
         }
     }
 
-    fn submit(&self, job: Job) -> io::Result<()> {
+    fn submit(&self, job: Job) -> io::Result<Option<Arc<ring::Opening>>> {
         match &self.engine {
-            Engine::Uring(jobs) => jobs
-                .send(job)
-                .map_err(|_| io::Error::other("the probing thread ended")),
+            Engine::Uring(threads) => threads.submit(job).map(Some),
             Engine::Threads => {
                 let read = move || {
                     let contents = read(&job.target);
-                    drop(job.busy);
-                    // The caller may have given up; that a device answers too late is not lost, it is read again.
-                    drop(job.answer.send(contents));
+                    job.end(contents);
                 };
                 thread::Builder::new()
                     .name("probe".to_owned())
                     .spawn(read)
-                    .map(drop)
+                    .map(|_| None)
             }
         }
-    }
-}
-
-/// Starts the reading thread. The inner error: it has no ring.
-fn ring() -> io::Result<io::Result<Engine>> {
-    let (sender, jobs) = mpsc::unbounded_channel();
-    let (ready, started) = std::sync::mpsc::channel();
-    thread::Builder::new()
-        .name("probe".to_owned())
-        .spawn(move || serve(jobs, &ready))?;
-    let started = started
-        .recv()
-        .unwrap_or_else(|_| Err(io::Error::other("the probing thread ended at its start")));
-    Ok(started.map(|()| Engine::Uring(sender)))
-}
-
-/// The reading thread: a task a device.
-fn serve(mut jobs: mpsc::UnboundedReceiver<Job>, ready: &std::sync::mpsc::Sender<io::Result<()>>) {
-    let runtime = match tokio_uring::Runtime::new(&tokio_uring::builder()) {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            drop(ready.send(Err(error)));
-            return;
-        }
-    };
-    drop(ready.send(Ok(())));
-    runtime.block_on(async move {
-        let mut tasks = Vec::new();
-        while let Some(job) = jobs.recv().await {
-            tasks.retain(|task: &tokio::task::JoinHandle<()>| !task.is_finished());
-            tasks.push(tokio_uring::spawn(async move {
-                let contents = read_by_ring(&job.target).await;
-                drop(job.busy);
-                drop(job.answer.send(contents));
-            }));
-        }
-        // Leaving the runtime with reads in flight is not possible: their buffers are the kernel's.
-        for task in tasks {
-            drop(task.await);
-        }
-    });
-}
-
-/// Memory for one range, aligned: a part of a longer allocation.
-struct Aligned {
-    memory: Vec<u8>,
-    start: usize,
-    length: usize,
-}
-
-impl Aligned {
-    fn new(length: usize) -> Self {
-        let memory = vec![0; length + ALIGNMENT];
-        let start = memory.as_ptr().align_offset(ALIGNMENT);
-        Self {
-            memory,
-            start,
-            length,
-        }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        self.memory
-            .get(self.start..self.start + self.length)
-            .unwrap_or_default()
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        self.memory
-            .get_mut(self.start..self.start + self.length)
-            .unwrap_or_default()
     }
 }
 
 /// A range that was read.
 struct Piece {
     offset: u64,
-    memory: Aligned,
+    buffer: Buffer,
 }
 
 fn piece_of(range: &Range<u64>) -> Piece {
     Piece {
         offset: range.start,
-        memory: Aligned::new(usize::try_from(range.end - range.start).unwrap_or(0)),
+        buffer: Buffer::zeroed(usize::try_from(range.end - range.start).unwrap_or(0)),
     }
 }
 
@@ -337,7 +277,7 @@ fn conclude(size: u64, pieces: &[Piece]) -> Vec<Found> {
         .iter()
         .map(|piece| Area {
             offset: piece.offset,
-            bytes: piece.memory.bytes(),
+            bytes: &piece.buffer,
         })
         .collect();
     signature::scan(size, &areas)
@@ -350,7 +290,7 @@ fn claim_of(size: u64, pieces: &[Piece]) -> Result<Option<Claim>, ClaimError> {
     let length = usize::try_from(CLAIM_BYTES).unwrap_or(0);
     let block = pieces.iter().find_map(|piece| {
         let from = usize::try_from(offset.checked_sub(piece.offset)?).ok()?;
-        piece.memory.bytes().get(from..from + length)
+        piece.buffer.get(from..from + length)
     });
     block.map_or(Ok(None), Claim::decode)
 }
@@ -392,7 +332,7 @@ pub fn examine(file: &File, path: &Path, size_bytes: u64) -> Result<Contents, Pr
     let read = |ranges: Vec<Range<u64>>| -> Result<Vec<Piece>, ProbeError> {
         let one = |range: Range<u64>| {
             let mut piece = piece_of(&range);
-            file.read_exact_at(piece.memory.bytes_mut(), range.start)
+            file.read_exact_at(&mut piece.buffer, range.start)
                 .map_err(|source| read_error(path, &range, source))?;
             Ok(piece)
         };
@@ -406,74 +346,6 @@ pub fn examine(file: &File, path: &Path, size_bytes: u64) -> Result<Contents, Pr
         found = conclude(size_bytes, &pieces);
     }
     Ok(Contents { found, claim })
-}
-
-async fn read_by_ring(target: &Target) -> Result<Contents, ProbeError> {
-    let size = target.size_bytes;
-    let file = tokio_uring::fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(open_options_flags())
-        .open(&target.path)
-        .await
-        .map_err(|source| ProbeError::Open {
-            path: target.path.clone(),
-            source,
-        })?;
-    let file = std::rc::Rc::new(file);
-    let mut pieces = read_ranges(&file, &target.path, signature::first(size)).await?;
-    let claim = claim_of(size, &pieces);
-    let mut found = conclude(size, &pieces);
-    if signature::looks_blank(&found) {
-        pieces.extend(read_ranges(&file, &target.path, signature::second(size)).await?);
-        found = conclude(size, &pieces);
-    }
-    Ok(Contents { found, claim })
-}
-
-/// Reads all ranges at once. All have ended when this returns.
-async fn read_ranges(
-    file: &std::rc::Rc<tokio_uring::fs::File>,
-    path: &Path,
-    ranges: Vec<Range<u64>>,
-) -> Result<Vec<Piece>, ProbeError> {
-    let reads: Vec<_> = ranges
-        .into_iter()
-        .map(|range| {
-            let file = std::rc::Rc::clone(file);
-            let read = tokio_uring::spawn({
-                let range = range.clone();
-                async move {
-                    let Piece { offset, memory } = piece_of(&range);
-                    let Aligned {
-                        memory,
-                        start,
-                        length,
-                    } = memory;
-                    let slice = memory.slice(start..start + length);
-                    let (result, slice) = file.read_exact_at(slice, offset).await;
-                    let memory = Aligned {
-                        memory: slice.into_inner(),
-                        start,
-                        length,
-                    };
-                    result.map(|()| Piece { offset, memory })
-                }
-            });
-            (range, read)
-        })
-        .collect();
-    let mut pieces = Vec::with_capacity(reads.len());
-    let mut failed = None;
-    for (range, read) in reads {
-        match read.await {
-            Ok(Ok(piece)) => pieces.push(piece),
-            Ok(Err(source)) => failed = failed.or(Some(read_error(path, &range, source))),
-            Err(source) => {
-                failed = failed.or(Some(read_error(path, &range, io::Error::other(source))));
-            }
-        }
-    }
-    failed.map_or(Ok(pieces), Err)
 }
 
 #[cfg(test)]

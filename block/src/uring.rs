@@ -104,6 +104,15 @@ pub(crate) enum ProbeFailure {
     Lacks(&'static str),
 }
 
+impl fmt::Display for ProbeFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Step { step, errno } => write!(f, "{step}: {errno}"),
+            Self::Lacks(what) => write!(f, "io_uring lacks {what}"),
+        }
+    }
+}
+
 /// Makes a ring as [`Ring`] does, sends one operation through it, and says with which flags it went.
 pub(crate) fn probe() -> Result<RingFlags, ProbeFailure> {
     let step = |step| move |errno| ProbeFailure::Step { step, errno };
@@ -143,6 +152,17 @@ pub(crate) fn probe() -> Result<RingFlags, ProbeFailure> {
     }
 }
 
+/// A ring of `depth` for reads of any file, on this thread: the kernel takes nothing else from it.
+pub(crate) fn reading_ring(depth: u32) -> std::io::Result<OwningRing> {
+    let flags = probe().map_err(|failure| std::io::Error::other(failure.to_string()))?;
+    let ring = flags.build(depth)?;
+    let mut ring = OwningRing::new(ring, depth as usize);
+    ring.register_self();
+    restrict(ring.ring(), false)?;
+    ring.ring().submitter().register_enable_rings()?;
+    Ok(ring)
+}
+
 /// The least that a loop over a ring can be: no-ops, `depth` at once, no clock and no list. How many were done in about
 /// `duration`, and the seconds of CPU time of this process outside and inside the kernel. What other loops are measured by
 /// where fio's `t/io_uring` is not to be had.
@@ -157,7 +177,7 @@ pub fn bare_loop(depth: u32, duration: Duration) -> std::io::Result<(u64, f64, f
         let seconds = |time: nix::sys::time::TimeVal| time.num_microseconds() as f64 / 1e6;
         Ok::<_, Errno>((seconds(usage.user_time()), seconds(usage.system_time())))
     };
-    let flags = probe().map_err(|failure| std::io::Error::other(format!("{failure:?}")))?;
+    let flags = probe().map_err(|failure| std::io::Error::other(failure.to_string()))?;
     let mut ring = flags.build(depth)?;
     ring.submitter().register_enable_rings()?;
     let clock = Clock::start();

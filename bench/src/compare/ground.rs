@@ -1,15 +1,13 @@
-//! Loop devices to compare on. Each file is unlinked as soon as its device stands on it, and each device is detached as
-//! soon as it is open here: the kernel keeps both until the last handle is closed, so that nothing is left behind,
-//! however this process ends.
+//! Loop devices to compare on. Each file is unlinked as soon as its device stands on it, so that it goes with the device.
+//! A device is not kept open meanwhile: the kernel forgets what was read of a device when its last user lets go, and whoever
+//! reads through the page cache would find all of it there.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use nix::fcntl::OFlag;
 
 use super::process::{Order, Program, find, run};
 
@@ -23,8 +21,17 @@ const CHUNK_BYTES: usize = 1 << 20;
 pub(crate) struct Loop {
     /// `/dev/loop7`
     pub(crate) path: PathBuf,
-    /// What keeps it.
-    _held: File,
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let words = ["--detach".into(), self.path.display().to_string()];
+        let detached =
+            find("losetup").map(|losetup| run(&[Program::new(&losetup, words)], Order::InTurn));
+        if let Some(Err(error)) = detached {
+            super::say(&format!("{} stays: {error:#}", self.path.display()));
+        }
+    }
 }
 
 /// What a loop device stands on.
@@ -82,15 +89,7 @@ pub(crate) fn make(
     );
     let (_, said) = run(&[attach], Order::InTurn)?;
     let path = PathBuf::from(said.trim());
-    let held = OpenOptions::new()
-        .read(true)
-        .custom_flags(OFlag::O_CLOEXEC.bits())
-        .open(&path)
-        .with_context(|| format!("cannot open {}", path.display()));
-    // In use, it is marked to go with its last user.
-    let detach = Program::new(&losetup, ["--detach".into(), path.display().to_string()]);
-    run(&[detach], Order::InTurn)?;
-    Ok(Loop { path, _held: held? })
+    Ok(Loop { path })
 }
 
 fn write_random(mut file: &File, bytes: u64) -> std::io::Result<()> {

@@ -1,0 +1,439 @@
+//! Devices read through one ring. Two threads, for opening blocks and reading does not:
+//!
+//! ```text
+//!   jobs ──► opener: open ──► opened ──► reader: first areas ──► scan ──► answer
+//!             (one; another                │  ring of reads ▲
+//!              while it is stuck)          └─ blank: second ┘
+//! ```
+//! Opening may take as long as a controller resets, so an opener that is stuck is left behind with its device, and
+//! another takes its place. The reader never waits for a single device. Its buffers are kept while there is work, and
+//! given back when there is none.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use nix::errno::Errno;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::{Contents, Job, Piece, ProbeError, claim_of, conclude, open_options_flags, read_error};
+use crate::buffer::Buffer;
+use crate::device::Op;
+use crate::signature;
+use crate::sys::OwningRing;
+use crate::uring::{self, OpFile};
+
+/// Reads in flight at most. A slow device has some three of them; what finds no room waits.
+const READS_MAX: u32 = 1024;
+/// Buffers of two sizes are kept: for the first areas, and for the second.
+const SIZES: [usize; 2] = [128 << 10, 1 << 20];
+
+/// How far the opening of a device is.
+#[derive(Debug, Default)]
+pub(super) struct Opening(AtomicU8);
+
+// From 0: waiting.
+const OPENING: u8 = 1;
+const OPENED: u8 = 2;
+const STUCK: u8 = 3;
+
+/// The way to both threads. They end when the last clone is gone and every device has answered.
+#[derive(Clone, Debug)]
+pub(super) struct Threads {
+    jobs: Sender<(Job, Arc<Opening>)>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    waiting: Mutex<Receiver<(Job, Arc<Opening>)>>,
+    opened: Mutex<VecDeque<(Job, File)>>,
+    /// The reader sleeps, or is about to.
+    asleep: AtomicBool,
+    /// No more will be opened.
+    closed: AtomicBool,
+    bell: EventFd,
+}
+
+impl Threads {
+    /// Starts both. The inner error: there is no ring.
+    pub(super) fn start() -> io::Result<io::Result<Self>> {
+        let (jobs, waiting) = mpsc::channel();
+        let shared = Arc::new(Shared {
+            waiting: Mutex::new(waiting),
+            opened: Mutex::default(),
+            asleep: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            bell: EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?,
+        });
+        let (ready, started) = mpsc::channel();
+        let reader = Arc::clone(&shared);
+        thread::Builder::new()
+            .name("probe".to_owned())
+            .spawn(move || match Reader::new(reader) {
+                Ok(mut reader) => {
+                    drop(ready.send(Ok(())));
+                    reader.run();
+                }
+                Err(error) => drop(ready.send(Err(error))),
+            })?;
+        let started = started
+            .recv()
+            .unwrap_or_else(|_| Err(io::Error::other("the probing thread ended at its start")));
+        if let Err(error) = started {
+            return Ok(Err(error));
+        }
+        let threads = Self { jobs, shared };
+        threads.start_opener()?;
+        Ok(Ok(threads))
+    }
+
+    /// Gives a device to them. With what was returned one sees whether its opening is stuck.
+    pub(super) fn submit(&self, job: Job) -> io::Result<Arc<Opening>> {
+        let opening = Arc::new(Opening::default());
+        self.jobs
+            .send((job, Arc::clone(&opening)))
+            .map_err(|_| io::Error::other("the probing thread ended"))?;
+        Ok(opening)
+    }
+
+    /// Starts another opener if this device still keeps the one it has.
+    pub(super) fn relieve(&self, opening: &Opening) {
+        let stuck = opening
+            .0
+            .compare_exchange(OPENING, STUCK, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok();
+        if stuck && let Err(error) = self.start_opener() {
+            tracing::error!(%error, "no thread to open devices with");
+        }
+    }
+
+    fn start_opener(&self) -> io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        thread::Builder::new()
+            .name("probe-open".to_owned())
+            .spawn(move || shared.open_all())
+            .map(drop)
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    /// An opener's life.
+    fn open_all(&self) {
+        loop {
+            let next = locked(&self.waiting).recv();
+            let Ok((job, opening)) = next else {
+                self.closed.store(true, Ordering::Release);
+                self.ring_bell();
+                return;
+            };
+            opening.0.store(OPENING, Ordering::Release);
+            let file = std::fs::OpenOptions::new()
+                .read(true)
+                .custom_flags(open_options_flags())
+                .open(&job.target.path);
+            let relieved = opening.0.swap(OPENED, Ordering::AcqRel) == STUCK;
+            match file {
+                Ok(file) => {
+                    locked(&self.opened).push_back((job, file));
+                    self.ring_bell();
+                }
+                Err(source) => {
+                    let path = job.target.path.clone();
+                    job.end(Err(ProbeError::Open { path, source }));
+                }
+            }
+            if relieved {
+                return;
+            }
+        }
+    }
+
+    fn ring_bell(&self) {
+        if self.asleep.swap(false, Ordering::AcqRel) {
+            // A full counter rings as well.
+            let _full = self.bell.write(1).is_err();
+        }
+    }
+}
+
+/// A device of which something is being read.
+struct Reading {
+    job: Job,
+    file: File,
+    /// The areas of the second phase are being read.
+    second: bool,
+    pieces: Vec<Piece>,
+    in_flight: usize,
+    failed: Option<ProbeError>,
+    claim: Result<Option<crate::claim::Claim>, crate::claim::ClaimError>,
+}
+
+/// What a read in flight belongs to.
+#[derive(Clone, Copy, Debug)]
+enum Owner {
+    Bell,
+    Device(usize),
+}
+
+struct Reader {
+    shared: Arc<Shared>,
+    ring: OwningRing,
+    /// By token.
+    owners: Vec<Owner>,
+    free: Vec<u64>,
+    devices: Vec<Option<Reading>>,
+    vacant: Vec<usize>,
+    /// Areas that found no room in the ring yet.
+    later: VecDeque<(usize, Range<u64>)>,
+    pools: [Vec<Buffer>; 2],
+    bell_armed: bool,
+}
+
+impl Reader {
+    fn new(shared: Arc<Shared>) -> io::Result<Self> {
+        let ring = uring::reading_ring(READS_MAX)?;
+        Ok(Self {
+            shared,
+            ring,
+            owners: vec![Owner::Bell; READS_MAX as usize],
+            free: (0..u64::from(READS_MAX)).rev().collect(),
+            devices: Vec::new(),
+            vacant: Vec::new(),
+            later: VecDeque::new(),
+            pools: [Vec::new(), Vec::new()],
+            bell_armed: false,
+        })
+    }
+
+    fn run(&mut self) {
+        let mut ended: Vec<(u64, Op, i32)> = Vec::new();
+        loop {
+            self.arm_bell();
+            let opened = locked(&self.shared.opened).pop_front();
+            let more = opened.is_some();
+            if let Some((job, file)) = opened {
+                self.begin(job, file);
+            }
+            let busy = self.devices.len() > self.vacant.len();
+            if !busy && !more {
+                self.pools.iter_mut().for_each(Vec::clear);
+            }
+            // Nothing to be begun: sleep, unless something came while that was said.
+            let sleep = !more && {
+                self.shared.asleep.store(true, Ordering::SeqCst);
+                let none = locked(&self.shared.opened).is_empty();
+                let closed = self.shared.closed.load(Ordering::Acquire);
+                if closed && none && !busy {
+                    return;
+                }
+                none && !(closed && !busy)
+            };
+            match self.ring.enter(u32::from(sleep), None) {
+                Ok(()) | Err(Errno::EINTR | Errno::EAGAIN | Errno::EBUSY) => {}
+                Err(errno) => {
+                    tracing::error!(%errno, "the ring that reads devices failed");
+                    return;
+                }
+            }
+            self.shared.asleep.store(false, Ordering::SeqCst);
+            self.ring
+                .reap(|token, op, result| ended.push((token, op, result)));
+            for (token, op, result) in ended.drain(..) {
+                self.take(token, op, result);
+            }
+            self.read_later();
+        }
+    }
+
+    /// Whoever rings the bell ends this read.
+    fn arm_bell(&mut self) {
+        if self.bell_armed {
+            return;
+        }
+        let buffer = Buffer::zeroed(8);
+        let bell = self.shared.bell.as_raw_fd();
+        self.bell_armed = self
+            .push(Owner::Bell, bell, Op::Read { offset: 0, buffer })
+            .is_ok();
+    }
+
+    fn push(&mut self, owner: Owner, fd: i32, op: Op) -> Result<(), Op> {
+        let Some(token) = self.free.pop() else {
+            return Err(op);
+        };
+        let file = OpFile {
+            number: fd,
+            fixed: false,
+            ring: 0,
+        };
+        if let Some(place) = usize::try_from(token)
+            .ok()
+            .and_then(|index| self.owners.get_mut(index))
+        {
+            *place = owner;
+        }
+        self.ring.push(file, token, op).inspect_err(|_| {
+            self.free.push(token);
+        })
+    }
+
+    fn begin(&mut self, job: Job, file: File) {
+        let areas = signature::first(job.target.size_bytes);
+        let reading = Reading {
+            job,
+            file,
+            second: false,
+            pieces: Vec::with_capacity(areas.len()),
+            in_flight: 0,
+            failed: None,
+            claim: Ok(None),
+        };
+        let index = self.vacant.pop().unwrap_or(self.devices.len());
+        match self.devices.get_mut(index) {
+            Some(place) => *place = Some(reading),
+            None => self.devices.push(Some(reading)),
+        }
+        self.read(index, areas);
+    }
+
+    fn read(&mut self, index: usize, areas: Vec<Range<u64>>) {
+        if let Some(Some(reading)) = self.devices.get_mut(index) {
+            reading.in_flight += areas.len();
+        }
+        self.later
+            .extend(areas.into_iter().map(|area| (index, area)));
+        self.read_later();
+        if let Some(Some(reading)) = self.devices.get(index)
+            && reading.in_flight == 0
+        {
+            // A device of no size.
+            self.conclude(index);
+        }
+    }
+
+    fn read_later(&mut self) {
+        while let Some((index, area)) = self.later.pop_front() {
+            let Some(Some(reading)) = self.devices.get(index) else {
+                continue;
+            };
+            let fd = reading.file.as_raw_fd();
+            let buffer = self.buffer(usize::try_from(area.end - area.start).unwrap_or(0));
+            let offset = area.start;
+            if let Err(op) = self.push(Owner::Device(index), fd, Op::Read { offset, buffer }) {
+                if let Some(buffer) = op.into_buffer() {
+                    self.keep(buffer);
+                }
+                self.later.push_front((index, area));
+                return;
+            }
+        }
+    }
+
+    fn buffer(&mut self, len: usize) -> Buffer {
+        let class = SIZES.iter().position(|size| len <= *size);
+        let Some((pool, size)) =
+            class.and_then(|class| Some((self.pools.get_mut(class)?, *SIZES.get(class)?)))
+        else {
+            return Buffer::zeroed(len);
+        };
+        let mut buffer = pool.pop().unwrap_or_else(|| Buffer::zeroed(size));
+        buffer.set_len(len);
+        buffer
+    }
+
+    fn keep(&mut self, buffer: Buffer) {
+        let class = SIZES.iter().position(|size| *size == buffer.capacity());
+        if let Some(pool) = class.and_then(|class| self.pools.get_mut(class)) {
+            pool.push(buffer);
+        }
+    }
+
+    fn take(&mut self, token: u64, op: Op, result: i32) {
+        self.free.push(token);
+        let owner = usize::try_from(token)
+            .ok()
+            .and_then(|index| self.owners.get(index));
+        let Some(Owner::Device(index)) = owner.copied() else {
+            self.bell_armed = false;
+            return;
+        };
+        let (offset, len) = (op.offset(), op.len());
+        let Some(buffer) = op.into_buffer() else {
+            return;
+        };
+        let Some(Some(reading)) = self.devices.get_mut(index) else {
+            return;
+        };
+        reading.in_flight -= 1;
+        let source = match usize::try_from(result) {
+            Ok(done) if done == len => None,
+            Ok(_short) => Some(io::Error::from(io::ErrorKind::UnexpectedEof)),
+            Err(_) => Some(io::Error::from_raw_os_error(result.saturating_neg())),
+        };
+        if let Some(source) = source {
+            let range = offset..offset + len as u64;
+            let error = read_error(&reading.job.target.path, &range, source);
+            reading.failed.get_or_insert(error);
+        }
+        reading.pieces.push(Piece { offset, buffer });
+        if reading.in_flight == 0 {
+            self.conclude(index);
+        }
+    }
+
+    /// All areas that were asked for were read.
+    fn conclude(&mut self, index: usize) {
+        let Some(place) = self.devices.get_mut(index) else {
+            return;
+        };
+        let Some(reading) = place else {
+            return;
+        };
+        let size = reading.job.target.size_bytes;
+        // Reads end in any order; what is found is told in the device's.
+        reading.pieces.sort_unstable_by_key(|piece| piece.offset);
+        if !reading.second {
+            reading.claim = claim_of(size, &reading.pieces);
+        }
+        let result = match reading.failed.take() {
+            Some(error) => Err(error),
+            None => Ok(conclude(size, &reading.pieces)),
+        };
+        let blank = result
+            .as_ref()
+            .is_ok_and(|found| signature::looks_blank(found));
+        let rest = signature::second(size);
+        if blank && !reading.second && !rest.is_empty() {
+            reading.second = true;
+            self.read(index, rest);
+            return;
+        }
+        if let Some(reading) = place.take() {
+            self.vacant.push(index);
+            let Reading {
+                job,
+                file,
+                pieces,
+                claim,
+                ..
+            } = reading;
+            drop(file);
+            for piece in pieces {
+                self.keep(piece.buffer);
+            }
+            job.end(result.map(|found| Contents { found, claim }));
+        }
+    }
+}
