@@ -340,7 +340,7 @@ mod tests {
         }
         assert_eq!(
             "readrand".parse::<Pattern>(),
-            Err("\"readrand\" is not one of read, write, rw, randread, randwrite, randrw".into())
+            Err("\"readrand\" is not one of read, write, rw, randread, randwrite, randrw, nop".into())
         );
     }
 

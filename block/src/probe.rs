@@ -216,7 +216,7 @@ impl Prober {
             answer,
             busy,
         };
-        let opening = self.submit(job).map_err(|source| ProbeError::Open {
+        self.submit(job).map_err(|source| ProbeError::Open {
             path: path.clone(),
             source,
         })?;
@@ -226,9 +226,7 @@ impl Prober {
         let late = match early {
             Ok(answer) => Ok(answer),
             Err(_) => {
-                if let (Engine::Uring(threads), Some(opening)) = (&self.engine, opening) {
-                    threads.relieve(&opening);
-                }
+                self.relieve();
                 tokio::time::timeout(deadline.saturating_sub(patience), answered).await
             }
         };
@@ -241,9 +239,18 @@ impl Prober {
         }
     }
 
-    fn submit(&self, job: Job) -> io::Result<Option<Arc<ring::Opening>>> {
+    /// Sees to it that this device is not kept waiting by others whose opening is stuck.
+    fn relieve(&self) {
+        if let Engine::Uring(threads) = &self.engine
+            && let Err(error) = threads.relieve(true)
+        {
+            tracing::error!(%error, "no thread to open devices with");
+        }
+    }
+
+    fn submit(&self, job: Job) -> io::Result<()> {
         match &self.engine {
-            Engine::Uring(threads) => threads.submit(job).map(Some),
+            Engine::Uring(threads) => threads.submit(job),
             Engine::Threads => {
                 let read = move || {
                     let contents = read(&job.target);
@@ -252,7 +259,7 @@ impl Prober {
                 thread::Builder::new()
                     .name("probe".to_owned())
                     .spawn(read)
-                    .map(|_| None)
+                    .map(drop)
             }
         }
     }

@@ -238,7 +238,7 @@ fn a_file_that_shrank_gives_a_short_read() {
         file.as_file().set_len(4096).unwrap();
         let buffer = device.buffer(BLOCK);
         device.submit(0, Op::Read { offset: 0, buffer }).unwrap();
-        let done = complete_all(&mut *device);
+        let done = complete_all(&mut device);
         let error = done[0].result.as_ref().unwrap_err();
         assert_eq!(error.cause, IoCause::Short { done: 4096 }, "{backend}");
     }
@@ -258,10 +258,10 @@ fn a_buffer_of_another_ring_is_a_plain_one() {
     let (mut one, mut other) = (ring(one.path()), ring(other.path()));
     let mut buffer = one.buffer(BLOCK);
     buffer.fill(5);
-    let home = transfer(&mut *other, Op::Write { offset: 0, buffer }, Wait::Forever).unwrap();
+    let home = transfer(&mut other, Op::Write { offset: 0, buffer }, Wait::Forever).unwrap();
     let mut buffer = home.unwrap();
     buffer.fill(0);
-    let read = transfer(&mut *other, Op::Read { offset: 0, buffer }, Wait::Forever).unwrap();
+    let read = transfer(&mut other, Op::Read { offset: 0, buffer }, Wait::Forever).unwrap();
     assert!(read.unwrap().iter().all(|byte| *byte == 5));
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //!   jobs ──► opener: open ──► opened ──► reader: first areas ──► scan ──► answer
 //!             (one; another                │  ring of reads ▲
-//!              while it is stuck)          └─ blank: second ┘
+//!              while all are stuck)        └─ blank: second ┘
 //! ```
 //! Opening may take as long as a controller resets, so an opener that is stuck is left behind with its device, and
 //! another takes its place. The reader never waits for a single device. Its buffers are kept while there is work, and
@@ -15,16 +15,18 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::{Contents, Job, Piece, ProbeError, claim_of, conclude, open_options_flags, read_error};
+use super::{
+    Contents, Job, PATIENCE, Piece, ProbeError, claim_of, conclude, open_options_flags, read_error,
+};
 use crate::buffer::Buffer;
+use crate::clock::Clock;
 use crate::device::Op;
 use crate::signature;
 use crate::sys::OwningRing;
@@ -35,43 +37,56 @@ const READS_MAX: u32 = 1024;
 /// Buffers of two sizes are kept: for the first areas, and for the second.
 const SIZES: [usize; 2] = [128 << 10, 1 << 20];
 
-/// How far the opening of a device is.
-#[derive(Debug, Default)]
-pub(super) struct Opening(AtomicU8);
-
-// From 0: waiting.
-const OPENING: u8 = 1;
-const OPENED: u8 = 2;
-const STUCK: u8 = 3;
-
-/// The way to both threads. They end when the last clone is gone and every device has answered.
+/// The way to all threads. They end when the last clone is gone and every device has answered.
 #[derive(Clone, Debug)]
-pub(super) struct Threads {
-    jobs: Sender<(Job, Arc<Opening>)>,
-    shared: Arc<Shared>,
+pub(super) struct Threads(Arc<Closing>);
+
+#[derive(Debug)]
+struct Closing(Arc<Shared>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        locked(&self.0.desk).closed = true;
+        self.0.work.notify_all();
+        self.0.ring_bell();
+    }
 }
 
 #[derive(Debug)]
 struct Shared {
-    waiting: Mutex<Receiver<(Job, Arc<Opening>)>>,
+    desk: Mutex<Desk>,
+    /// There is something to open, or no more will come.
+    work: Condvar,
     opened: Mutex<VecDeque<(Job, File)>>,
     /// The reader sleeps, or is about to.
     asleep: AtomicBool,
-    /// No more will be opened.
-    closed: AtomicBool,
     bell: EventFd,
+    clock: Clock,
+}
+
+/// Where devices wait for an opener.
+#[derive(Debug, Default)]
+struct Desk {
+    waiting: VecDeque<Job>,
+    /// Openers that wait for work.
+    idle: usize,
+    /// Openers in all.
+    openers: usize,
+    /// When an opener last took or finished something.
+    moved_ns: u64,
+    closed: bool,
 }
 
 impl Threads {
-    /// Starts both. The inner error: there is no ring.
+    /// Starts the reader. The inner error: there is no ring.
     pub(super) fn start() -> io::Result<io::Result<Self>> {
-        let (jobs, waiting) = mpsc::channel();
         let shared = Arc::new(Shared {
-            waiting: Mutex::new(waiting),
+            desk: Mutex::default(),
+            work: Condvar::new(),
             opened: Mutex::default(),
             asleep: AtomicBool::new(false),
-            closed: AtomicBool::new(false),
             bell: EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?,
+            clock: Clock::start(),
         });
         let (ready, started) = mpsc::channel();
         let reader = Arc::clone(&shared);
@@ -87,40 +102,32 @@ impl Threads {
         let started = started
             .recv()
             .unwrap_or_else(|_| Err(io::Error::other("the probing thread ended at its start")));
-        if let Err(error) = started {
-            return Ok(Err(error));
+        Ok(started.map(|()| Self(Arc::new(Closing(shared)))))
+    }
+
+    /// Gives a device to them.
+    pub(super) fn submit(&self, job: Job) -> io::Result<()> {
+        locked(&self.0.0.desk).waiting.push_back(job);
+        self.0.0.work.notify_one();
+        self.relieve(false)
+    }
+
+    /// Starts an opener where none is free: `waited` says that a device has waited for one long enough, and else none of
+    /// those that there are has got on for a while.
+    pub(super) fn relieve(&self, waited: bool) -> io::Result<()> {
+        let shared = &self.0.0;
+        let mut desk = locked(&shared.desk);
+        let still_ns = shared.clock.now_ns().saturating_sub(desk.moved_ns);
+        let stuck = waited || desk.openers == 0 || u128::from(still_ns) >= PATIENCE.as_nanos();
+        if desk.waiting.is_empty() || desk.idle > 0 || !stuck {
+            return Ok(());
         }
-        let threads = Self { jobs, shared };
-        threads.start_opener()?;
-        Ok(Ok(threads))
-    }
-
-    /// Gives a device to them. With what was returned one sees whether its opening is stuck.
-    pub(super) fn submit(&self, job: Job) -> io::Result<Arc<Opening>> {
-        let opening = Arc::new(Opening::default());
-        self.jobs
-            .send((job, Arc::clone(&opening)))
-            .map_err(|_| io::Error::other("the probing thread ended"))?;
-        Ok(opening)
-    }
-
-    /// Starts another opener if this device still keeps the one it has.
-    pub(super) fn relieve(&self, opening: &Opening) {
-        let stuck = opening
-            .0
-            .compare_exchange(OPENING, STUCK, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok();
-        if stuck && let Err(error) = self.start_opener() {
-            tracing::error!(%error, "no thread to open devices with");
-        }
-    }
-
-    fn start_opener(&self) -> io::Result<()> {
-        let shared = Arc::clone(&self.shared);
+        let opener = Arc::clone(shared);
         thread::Builder::new()
             .name("probe-open".to_owned())
-            .spawn(move || shared.open_all())
-            .map(drop)
+            .spawn(move || opener.open_all())?;
+        desk.openers += 1;
+        Ok(())
     }
 }
 
@@ -129,35 +136,50 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    /// An opener's life.
+    /// An opener's life. It ends when another waits for work already.
     fn open_all(&self) {
+        let mut desk = locked(&self.desk);
         loop {
-            let next = locked(&self.waiting).recv();
-            let Ok((job, opening)) = next else {
-                self.closed.store(true, Ordering::Release);
+            if let Some(job) = desk.waiting.pop_front() {
+                desk.moved_ns = self.clock.now_ns();
+                drop(desk);
+                self.open(job);
+                desk = locked(&self.desk);
+                desk.moved_ns = self.clock.now_ns();
+            } else if desk.closed || desk.idle > 0 {
+                desk.openers -= 1;
+                drop(desk);
                 self.ring_bell();
                 return;
-            };
-            opening.0.store(OPENING, Ordering::Release);
-            let file = std::fs::OpenOptions::new()
-                .read(true)
-                .custom_flags(open_options_flags())
-                .open(&job.target.path);
-            let relieved = opening.0.swap(OPENED, Ordering::AcqRel) == STUCK;
-            match file {
-                Ok(file) => {
-                    locked(&self.opened).push_back((job, file));
-                    self.ring_bell();
-                }
-                Err(source) => {
-                    let path = job.target.path.clone();
-                    job.end(Err(ProbeError::Open { path, source }));
-                }
-            }
-            if relieved {
-                return;
+            } else {
+                desk.idle += 1;
+                desk = self.work.wait(desk).unwrap_or_else(PoisonError::into_inner);
+                desk.idle -= 1;
             }
         }
+    }
+
+    fn open(&self, job: Job) {
+        let file = std::fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(open_options_flags())
+            .open(&job.target.path);
+        match file {
+            Ok(file) => {
+                locked(&self.opened).push_back((job, file));
+                self.ring_bell();
+            }
+            Err(source) => {
+                let path = job.target.path.clone();
+                job.end(Err(ProbeError::Open { path, source }));
+            }
+        }
+    }
+
+    /// Nothing more will be opened.
+    fn is_closed(&self) -> bool {
+        let desk = locked(&self.desk);
+        desk.closed && desk.openers == 0
     }
 
     fn ring_bell(&self) {
@@ -234,7 +256,7 @@ impl Reader {
             let sleep = !more && {
                 self.shared.asleep.store(true, Ordering::SeqCst);
                 let none = locked(&self.shared.opened).is_empty();
-                let closed = self.shared.closed.load(Ordering::Acquire);
+                let closed = self.shared.is_closed();
                 if closed && none && !busy {
                     return;
                 }

@@ -93,8 +93,13 @@ async fn what_cannot_be_read_says_what_and_where() {
 /// A pipe without a writer stands for a device that never answers: a thread hangs in opening it.
 #[tokio::test]
 async fn stuck_devices_delay_nobody_and_are_asked_again_when_they_have_answered() {
+    for (engine, prober) in engines() {
+        stuck_devices_delay_nobody(engine, prober).await;
+    }
+}
+
+async fn stuck_devices_delay_nobody(engine: &str, prober: Prober) {
     let dir = tempfile::tempdir().unwrap();
-    let prober = Prober::start(false).unwrap();
     let stuck: Vec<Target> = (0..2 * AT_ONCE_MAX)
         .map(|n| Target {
             path: dir.path().join(format!("stuck{n}")),
@@ -111,7 +116,7 @@ async fn stuck_devices_delay_nobody_and_are_asked_again_when_they_have_answered(
     }
     let fine = image(dir.path(), "fine", 0, b"XFSB");
     let answer = tokio::time::timeout(Duration::from_secs(2), prober.probe(fine, SOON)).await;
-    assert_eq!(names(&answer.unwrap().unwrap()), ["xfs"]);
+    assert_eq!(names(&answer.unwrap().unwrap()), ["xfs"], "{engine}");
     for task in waiting {
         let error = task.await.unwrap().unwrap_err();
         assert!(matches!(error, ProbeError::Unresponsive { .. }), "{error}");

@@ -143,7 +143,7 @@ fn threads_take_over_where_a_sandbox_refuses_io_uring() {
         let mut device = open(backend, target, Options::new(4, 4096)).unwrap();
         assert_eq!(device.engine(), "threads");
         let buffer = device.buffer(4096);
-        crate::device::transfer(&mut *device, Op::Read { offset: 0, buffer }, Wait::Forever)
+        crate::device::transfer(&mut device, Op::Read { offset: 0, buffer }, Wait::Forever)
             .unwrap();
     })
     .join()
