@@ -340,7 +340,10 @@ mod tests {
         }
         assert_eq!(
             "readrand".parse::<Pattern>(),
-            Err("\"readrand\" is not one of read, write, rw, randread, randwrite, randrw, nop".into())
+            Err(
+                "\"readrand\" is not one of read, write, rw, randread, randwrite, randrw, nop"
+                    .into()
+            )
         );
     }
 

@@ -1,5 +1,6 @@
 //! Memory for direct transfers: aligned, owned, and away while the kernel has it.
 
+use std::fmt;
 use std::ops::{Deref, DerefMut};
 
 /// Every buffer begins at a multiple of this: the page size, which no device asks to exceed.
@@ -10,10 +11,8 @@ pub const BUFFER_BYTES_MAX: usize = 1 << 30;
 
 /// Owned memory, aligned to [`ALIGNMENT`]. Reads and writes take it along and bring it home. One pointer wide, for it is moved
 /// some six times with each operation.
-#[derive(Debug)]
 pub struct Buffer(Box<Memory>);
 
-#[derive(Debug)]
 struct Memory {
     /// Longer than needed by one alignment; never grown, so its place never changes.
     bytes: Vec<u8>,
@@ -86,6 +85,16 @@ impl Buffer {
     /// Where it is registered, if it is.
     pub(crate) fn registered(&self) -> Option<Registered> {
         self.0.registered
+    }
+}
+
+impl fmt::Debug for Buffer {
+    /// Without what it holds: that is long, and may be somebody's data.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Buffer")
+            .field("len", &self.0.len)
+            .field("registered", &self.0.registered)
+            .finish_non_exhaustive()
     }
 }
 

@@ -100,7 +100,7 @@ fn rate(ticks: u64, elapsed: Duration) -> Option<u64> {
     // 1 MHz to 1 THz: else it is no counter of the time.
     u64::try_from(rate)
         .ok()
-        .filter(|rate| (1 << 22..1000 << 32).contains(rate))
+        .filter(|rate| (1 << 22..=1000 << 32).contains(rate))
 }
 
 #[inline]
