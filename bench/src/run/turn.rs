@@ -8,7 +8,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
 
 use super::{ERRORS_MAX, End, Limits, Progress, RunError};
-use crate::report::{Cpu, Report, Sample, Side};
+use crate::report::{Cpu, Depths, Report, Sample, Side};
 use crate::workload::{Steps, Workload};
 
 /// Time between two calls of the progress callback.
@@ -46,6 +46,7 @@ pub(super) struct Running<'a> {
     cpu: Cpu,
     window: Window,
     samples: Vec<Sample>,
+    depths: Depths,
 }
 
 /// What was done since the last tick and since the last sample.
@@ -56,6 +57,8 @@ struct Window {
     sample_ns: u64,
     operations: u64,
     latency_ns: u64,
+    /// Reads until the last sample.
+    reads_before: u64,
 }
 
 impl<'a> Running<'a> {
@@ -110,6 +113,7 @@ impl<'a> Running<'a> {
                 ..Window::default()
             },
             samples: Vec::new(),
+            depths: Depths::default(),
             workload,
             limits,
         })
@@ -155,6 +159,7 @@ impl<'a> Running<'a> {
     /// Submits up to a batch.
     pub(super) fn fill(&mut self) -> Result<(), RunError> {
         let stamp = self.device.now_ns();
+        let before = self.device.in_flight();
         for _ in 0..self.batch_max {
             if !self.may_issue(stamp) {
                 break;
@@ -179,6 +184,10 @@ impl<'a> Running<'a> {
             if !self.warming_up {
                 self.issued += 1;
             }
+        }
+        let after = self.device.in_flight();
+        if !self.warming_up && after > before {
+            self.depths.count((after - before) as u64, after);
         }
         Ok(())
     }
@@ -316,12 +325,15 @@ impl<'a> Running<'a> {
             ..
         } = self.window;
         let iops = per_second(operations, span_ns);
+        let reads = self.read.operations - self.window.reads_before;
         self.samples.push(Sample {
             iops,
+            read_iops: per_second(reads, span_ns),
             bytes_per_second: iops * f64::from(self.workload.block_bytes),
             latency_ns: latency_ns.checked_div(operations).unwrap_or(0) as f64,
         });
         self.window.sample_ns = self.now_ns;
+        self.window.reads_before = self.read.operations;
         self.window.operations = 0;
         self.window.latency_ns = 0;
         if let Some(steady) = self.limits.steady_state
@@ -369,6 +381,7 @@ impl<'a> Running<'a> {
                 system: used.system.saturating_sub(self.cpu.system),
             },
             samples: self.samples,
+            depths: self.depths,
             steady_state: self.limits.steady_state,
         }
     }
