@@ -23,9 +23,11 @@
 #![forbid(unsafe_code)]
 
 pub mod histogram;
+pub mod jobfile;
 pub mod report;
 pub mod run;
 pub mod steady;
+pub mod units;
 pub mod workload;
 
 pub use histogram::Histogram;
