@@ -1,12 +1,13 @@
 //! The command line, in fio's words where the meaning is fio's, and what it asks for, checked once.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use block::extents::Extent;
 use block::sim::SimModel;
 use block::{Choice, Geometry};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, Parser, Subcommand, ValueEnum};
 
 use bench::units::{parse_bytes, parse_duration};
 use bench::{Limits, Pattern, SteadyState, Workload};
@@ -33,19 +34,27 @@ Reading needs no more than the right to read. Writing destroys what is there: on
 --fingerprint with the word that identifies the device and what it holds now (asked to write without it,
 ringpv-bench shows both and writes nothing), on a regular file --write-file. A device in use is never written to.
 
-Exit codes: 0 measured, 1 refused, 2 wrong usage, 3 failed (errors, no answer, cancelled).
+A job file says what would be options here, in fio's words. What it says and cannot be had is refused with its line;
+--write-file or --fingerprint are given here all the same.
+
+Exit codes: 0 measured, 1 refused, 2 wrong usage, 3 failed (errors, no answer, cancelled, wrong blocks).
 
 Examples:
   ringpv-bench run /dev/nvme1n1
   ringpv-bench run /dev/nvme1n1 --rw read --bs 1m --iodepth 8 --runtime 10s --json
   ringpv-bench run scratch.img --rw randrw --rwmixread 70 --write-file --ops 100000
+  ringpv-bench run scratch.img --rw randwrite --write-file --verify --io_size 1g
+  ringpv-bench run nightly.fio --output-format json+
   ringpv-bench run --engine null --ops 10000000";
 
 /// What to run, on what, for how long.
 #[derive(Args, Debug)]
 pub(crate) struct Run {
-    /// A block device or regular file; none for the engines null and sim
+    /// A block device or regular file, or a job file of fio (its name ends in .fio); none for the engines null and sim
     pub(crate) target: Option<PathBuf>,
+    /// A job file of fio, whatever its name
+    #[arg(long, value_name = "FILE", conflicts_with = "target")]
+    pub(crate) job: Option<PathBuf>,
     /// Pattern: read, write, rw, randread, randwrite, randrw
     #[arg(long, default_value = "randread", visible_alias = "readwrite")]
     pub(crate) rw: Pattern,
@@ -82,6 +91,12 @@ pub(crate) struct Run {
     /// Seconds over which it must have settled
     #[arg(long, default_value = "10s", aliases = ["steadystate_duration", "ss_dur"], value_parser = parse_duration)]
     pub(crate) steady_state_duration: Duration,
+    /// Seconds at the beginning that are not looked at for it
+    #[arg(long, default_value = "0", aliases = ["steadystate_ramp_time", "ss_ramp"], value_parser = parse_duration)]
+    pub(crate) ss_ramp: Duration,
+    /// Reads back all that was written and checks it: each block has a header, a pattern and a crc32c
+    #[arg(long)]
+    pub(crate) verify: bool,
     /// Begins here
     #[arg(long, default_value = "0", value_parser = parse_bytes)]
     pub(crate) offset: u64,
@@ -97,8 +112,11 @@ pub(crate) struct Run {
     /// What sim simulates
     #[arg(long, default_value = "nvme")]
     pub(crate) sim_model: Model,
-    /// fio's JSON instead of text
-    #[arg(long)]
+    /// What is printed: normal is text, json is fio's JSON, json+ has every latency counted in it
+    #[arg(long, alias = "output_format", default_value = "normal", value_enum)]
+    pub(crate) output_format: Format,
+    /// The same as --output-format json
+    #[arg(long, conflicts_with = "output_format")]
     pub(crate) json: bool,
     /// The device's fingerprint: yes, overwrite this one
     #[arg(long, conflicts_with = "write_file")]
@@ -106,6 +124,40 @@ pub(crate) struct Run {
     /// Yes, overwrite this regular file
     #[arg(long)]
     pub(crate) write_file: bool,
+}
+
+/// What is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Text
+    Normal,
+    /// fio's JSON
+    Json,
+    /// The same with bins
+    #[value(name = "json+")]
+    JsonPlus,
+}
+
+/// Options that go with a job file; all others are the job's own.
+const WITH_A_JOB_FILE: [&str; 6] = [
+    "target",
+    "job",
+    "output_format",
+    "json",
+    "fingerprint",
+    "write_file",
+];
+
+/// The options given on this command line that would have to be in the job file.
+pub(crate) fn beside_a_job_file(run: &ArgMatches) -> Vec<String> {
+    let given = |id: &&clap::Id| {
+        run.value_source(id.as_str()) == Some(ValueSource::CommandLine)
+            && !WITH_A_JOB_FILE.contains(&id.as_str())
+            // The group that clap makes of the struct.
+            && id.as_str() != "Run"
+    };
+    let name = |id: &clap::Id| format!("--{}", id.as_str().replace('_', "-"));
+    run.ids().filter(given).map(name).collect()
 }
 
 /// Engines.
@@ -161,6 +213,22 @@ impl Model {
 const RUNTIME: Duration = Duration::from_secs(10);
 
 impl Run {
+    /// The job file, if there is one.
+    pub(crate) fn job_file(&self) -> Option<&Path> {
+        let named = |path: &&Path| path.extension().is_some_and(|end| end == "fio");
+        let target = self.target.as_deref().filter(named);
+        self.job.as_deref().or(target)
+    }
+
+    /// What is printed.
+    pub(crate) const fn format(&self) -> Format {
+        if self.json {
+            Format::Json
+        } else {
+            self.output_format
+        }
+    }
+
     /// The workload on a device of this geometry.
     pub(crate) fn workload(&self, geometry: Geometry) -> Result<Workload, String> {
         let block_bytes = u32::try_from(self.bs)
@@ -210,6 +278,7 @@ impl Run {
             rate_iops,
             steady_state: self.steady_state.map(|steady| SteadyState {
                 window: self.steady_state_duration,
+                ramp: self.ss_ramp,
                 ..steady
             }),
             answer_within: Limits::ANSWER_WITHIN,
@@ -223,6 +292,40 @@ const BLOCK_BYTES_MAX: u32 = 64 << 20;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_belongs_into_a_job_file() {
+        let beside = |args: &[&str]| {
+            let args = [&["ringpv-bench", "run"], args].concat();
+            let matches = <Cli as clap::CommandFactory>::command()
+                .try_get_matches_from(args)
+                .unwrap();
+            beside_a_job_file(matches.subcommand_matches("run").unwrap())
+        };
+        assert!(beside(&["a.fio", "--json", "--write-file"]).is_empty());
+        assert!(
+            beside(&[
+                "--job",
+                "a",
+                "--output-format",
+                "json+",
+                "--fingerprint",
+                "f"
+            ])
+            .is_empty()
+        );
+        assert_eq!(
+            beside(&["a.fio", "--bs", "4k", "--ss_dur", "3"]),
+            ["--bs", "--steady-state-duration"]
+        );
+        assert_eq!(beside(&["a.fio", "--verify"]), ["--verify"]);
+        let file = |args: &[&str]| run(args).unwrap().job_file().map(Path::to_owned);
+        assert_eq!(file(&["a.fio"]), Some("a.fio".into()));
+        assert_eq!(file(&["--job", "a"]), Some("a".into()));
+        assert_eq!(file(&["/dev/a"]), None);
+        assert!(run(&["/dev/a", "--job", "a"]).is_err());
+        assert!(run(&["/dev/a", "--json", "--output-format", "json"]).is_err());
+    }
 
     fn run(args: &[&str]) -> Result<Run, clap::Error> {
         let args = [&["ringpv-bench", "run"], args].concat();

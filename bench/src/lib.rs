@@ -28,6 +28,7 @@ pub mod report;
 pub mod run;
 pub mod steady;
 pub mod units;
+pub mod verify;
 pub mod workload;
 
 pub use histogram::Histogram;

@@ -6,40 +6,52 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
+use bench::report::json::{self, Entry};
 use bench::report::{bytes, count, time};
-use bench::{End, Progress, Report, RunError, run};
+use bench::{Progress, Report, RunError, run};
 use block::null::Null;
+use block::random::Random;
 use block::sim::{SimClock, SimDrive};
 use block::{Choice, Device, Geometry, Options, ReadOnly, ReadWrite, Target, open, probe_backend};
-use clap::Parser as _;
+use clap::{CommandFactory as _, FromArgMatches as _};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nix::sys::signal::{SigSet, Signal};
+use serde_json::{Map, Value};
 
 mod args;
+mod jobs;
 mod permit;
 
-use args::{Cli, Command, Engine, Run};
+use args::{Cli, Command, Engine, Format, Run};
 
 const REFUSED: u8 = 1;
 const USAGE: u8 = 2;
 const FAILED: u8 = 3;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let Command::Run(args) = cli.command;
-    match measure(&args) {
-        Ok(report) => {
-            let text = if args.json {
-                format!("{:#}\n", report.json())
-            } else {
-                report.text()
-            };
-            // A reader that went away is no reason to fail.
-            let _gone = std::io::stdout().write_all(text.as_bytes()).is_err();
-            verdict(&report)
-        }
+    let beside = matches
+        .subcommand_matches("run")
+        .map(args::beside_a_job_file)
+        .unwrap_or_default();
+    let outcome = match args.job_file() {
+        Some(path) => job_file(path, &args, &beside),
+        None => measure(&args).map(|report| {
+            if args.format() == Format::Normal {
+                out(&report.text());
+            }
+            let entries = vec![Entry::new(report)];
+            print_json(&args, &entries, None);
+            entries
+        }),
+    };
+    match outcome {
+        Ok(entries) => verdict(&entries),
         Err(error) => {
             let _gone = writeln!(std::io::stderr(), "ringpv-bench: {error:#}").is_err();
             ExitCode::from(code(&error))
@@ -47,15 +59,74 @@ fn main() -> ExitCode {
     }
 }
 
-fn verdict(report: &Report) -> ExitCode {
-    match report.end {
-        End::Limit | End::Steady if report.errors() == 0 && report.unanswered == 0 => {
-            ExitCode::SUCCESS
-        }
-        End::Limit | End::Steady | End::Cancelled | End::Errors | End::Unanswered => {
-            ExitCode::from(FAILED)
-        }
+fn verdict(entries: &[Entry]) -> ExitCode {
+    if entries.iter().all(|entry| entry.report.is_clean()) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(FAILED)
     }
+}
+
+fn out(text: &str) {
+    // A reader that went away is no reason to fail.
+    let _gone = std::io::stdout().write_all(text.as_bytes()).is_err();
+}
+
+/// What was measured, as JSON where that is wanted.
+fn print_json(args: &Run, entries: &[Entry], global: Option<Map<String, Value>>) {
+    if args.format() == Format::Normal {
+        return;
+    }
+    let mut head = Map::new();
+    let now = since_epoch();
+    head.insert("timestamp".into(), now.as_secs().into());
+    let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+    head.insert("timestamp_ms".into(), millis.into());
+    if let Some(global) = global {
+        head.insert("global options".into(), global.into());
+    }
+    let bins = args.format() == Format::JsonPlus;
+    out(&format!("{:#}\n", json::document(entries, bins, head)));
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the rim: when it was, and a number that no other run has"
+)]
+fn since_epoch() -> Duration {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.unwrap_or_default()
+}
+
+/// The number of this run, for what it writes and verifies.
+fn number() -> u64 {
+    let nanos = u64::try_from(since_epoch().as_nanos()).unwrap_or(0);
+    Random::new(nanos ^ (u64::from(std::process::id()) << 48)).bits()
+}
+
+/// Runs a job file.
+fn job_file(path: &Path, args: &Run, beside: &[String]) -> anyhow::Result<Vec<Entry>> {
+    if !beside.is_empty() {
+        let words = format!(
+            "{} beside a job file: say it in {}",
+            beside.join(", "),
+            path.display()
+        );
+        return Err(Usage(words).into());
+    }
+    let cancel = cancel_on_signal()?;
+    let file = jobs::read(path)?;
+    for note in &file.notes {
+        let _gone = writeln!(std::io::stderr(), "ringpv-bench: {note}").is_err();
+    }
+    let ready = jobs::prepare(&file, args, number())?;
+    let entries = jobs::measure(ready, &cancel, &mut |entry| {
+        if args.format() == Format::Normal {
+            out(&entry.report.text_of(&entry.name));
+        }
+    })?;
+    print_json(args, &entries, Some(jobs::object(&file.global)));
+    Ok(entries)
 }
 
 /// What could not be asked for.
@@ -81,8 +152,15 @@ fn measure(args: &Run) -> anyhow::Result<Report> {
     let limits = args.limits().map_err(Usage)?;
     // Before any thread starts, so that each of them leaves the signals to the one that waits for them.
     let cancel = cancel_on_signal()?;
+    if args.verify && args.engine == Engine::Null {
+        return Err(Usage(
+            "--verify: the engine null keeps nothing that could be read back".into(),
+        )
+        .into());
+    }
     let mut device = device(args)?;
-    let workload = args.workload(device.geometry()).map_err(Usage)?;
+    let mut workload = args.workload(device.geometry()).map_err(Usage)?;
+    workload.verify = args.verify.then(number);
     let live = live();
     let mut show = |progress: &Progress| show(&live, progress);
     let report = run(&mut *device, &workload, &limits, &mut show, &cancel);

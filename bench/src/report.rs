@@ -8,6 +8,7 @@ use block::IoError;
 use crate::histogram::Histogram;
 use crate::run::End;
 use crate::steady::{Measure, SteadyState};
+use crate::verify::Verified;
 use crate::workload::Workload;
 
 pub mod json;
@@ -41,6 +42,8 @@ pub struct Report {
     pub depths: Depths,
     /// The criterion, if one was given.
     pub steady_state: Option<SteadyState>,
+    /// What was read back, if that was wanted and the run came to its end.
+    pub verified: Option<Verified>,
 }
 
 /// Reads, or writes.
@@ -164,6 +167,17 @@ impl Report {
             .or(self.write.first_error.as_ref())
     }
 
+    /// Whether it came to its end without any error.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        let ended = matches!(self.end, End::Limit | End::Steady);
+        let right = match &self.verified {
+            Some(verified) => verified.wrong == 0,
+            None => self.workload.verify.is_none(),
+        };
+        ended && right && self.errors() == 0 && self.unanswered == 0
+    }
+
     /// As fio's JSON output has it; see [`json`].
     #[must_use]
     pub fn json(&self) -> serde_json::Value {
@@ -177,7 +191,17 @@ impl Report {
     /// For people.
     #[must_use]
     pub fn text(&self) -> String {
-        let mut text = format!("{} on {}\n", self.name(), self.device);
+        self.titled(&format!("{} on {}", self.name(), self.device))
+    }
+
+    /// For people, as one of several jobs.
+    #[must_use]
+    pub fn text_of(&self, job: &str) -> String {
+        self.titled(&format!("{job}: {} on {}", self.name(), self.device))
+    }
+
+    fn titled(&self, title: &str) -> String {
+        let mut text = format!("{title}\n");
         let mut line = |key: &str, value: String| {
             // Writing to a string cannot fail.
             let _ok = writeln!(text, "  {key:<9}{value}").is_ok();
@@ -226,6 +250,9 @@ impl Report {
                 format!("{steady} over {} s: {attained}", steady.window.as_secs()),
             );
         }
+        if self.workload.verify.is_some() {
+            line("verify", self.verify_line());
+        }
         match self.end {
             End::Limit | End::Steady => {}
             End::Cancelled => line("end", "cancelled before its limit".into()),
@@ -236,6 +263,23 @@ impl Report {
             ),
         }
         text
+    }
+
+    fn verify_line(&self) -> String {
+        let Some(verified) = &self.verified else {
+            return "nothing was read back".into();
+        };
+        let mut line = match verified.wrong {
+            0 => format!("{} blocks read back, all right", verified.blocks),
+            wrong => format!("{wrong} of {} blocks wrong", verified.blocks),
+        };
+        if verified.unknown > 0 {
+            let _ok = write!(line, "; {} not read, their write failed", verified.unknown).is_ok();
+        }
+        for mismatch in &verified.first {
+            let _ok = write!(line, "\n           {mismatch}").is_ok();
+        }
+        line
     }
 
     /// `randread-4k-qd32`

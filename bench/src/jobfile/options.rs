@@ -29,7 +29,7 @@ enum Meaning {
 
 use Meaning::{Nothing, Only, Set};
 
-const ALWAYS: &str = "it is always so";
+const ALWAYS: &str = "it is always done";
 const ONE_JOB: &str = "one job runs at a time";
 const BATCHES: &str = "up to half the depth is submitted at a time, and one completion waited for";
 const NO_FILES: &str = "no file is made or removed";

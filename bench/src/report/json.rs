@@ -87,14 +87,27 @@ pub fn document(entries: &[Entry], bins: bool, head: Map<String, Value>) -> Valu
 
 /// What fio has not.
 fn ours(report: &Report) -> Value {
-    json!({
+    let mut object = json!({
         "engine": report.description,
         "end": report.end.as_str(),
         "unanswered": report.unanswered,
         "firstError": report.first_error().map(sentence),
         "readHistogram": report.read.latency.encode(),
         "writeHistogram": report.write.latency.encode(),
-    })
+    });
+    if let (Some(verified), Some(object)) = (&report.verified, object.as_object_mut()) {
+        let first = verified.first.iter().map(ToString::to_string);
+        object.insert(
+            "verify".into(),
+            json!({
+                "blocks": verified.blocks,
+                "wrong": verified.wrong,
+                "unknown": verified.unknown,
+                "first": first.collect::<Vec<_>>(),
+            }),
+        );
+    }
+    object
 }
 
 fn job(group: usize, entry: &Entry, bins: bool) -> Value {
@@ -140,7 +153,10 @@ fn error(report: &Report) -> i32 {
     match report.first_error() {
         Some(error) => errno(error),
         None if report.unanswered > 0 => Errno::ETIMEDOUT as i32,
-        None => 0,
+        None => match &report.verified {
+            Some(verified) if verified.wrong > 0 => Errno::EILSEQ as i32,
+            Some(_) | None => 0,
+        },
     }
 }
 

@@ -9,7 +9,8 @@ use nix::sys::time::TimeValLike as _;
 
 use super::{ERRORS_MAX, End, Limits, Progress, RunError};
 use crate::report::{Cpu, Depths, Report, Sample, Side};
-use crate::workload::{Steps, Workload};
+use crate::verify::Written;
+use crate::workload::{Step, Steps, Workload};
 
 /// Time between two calls of the progress callback.
 const PROGRESS_EVERY_NS: u64 = 250_000_000;
@@ -22,6 +23,8 @@ pub(super) struct Running<'a> {
     workload: &'a Workload,
     limits: &'a Limits,
     steps: Steps,
+    /// What was written, where it will be verified.
+    written: Option<Written>,
     /// Tokens and buffers not in flight.
     idle: Vec<(u64, Buffer)>,
     /// When the operation of each token was submitted.
@@ -84,12 +87,22 @@ impl<'a> Running<'a> {
                 depth: workload.depth,
                 max: device.depth(),
             })?;
+        let written = match workload.verify {
+            Some(run) => Some(Written::new(run, steps.blocks(), depth).map_err(|error| {
+                RunError::Workload {
+                    device: device.name().to_owned(),
+                    error,
+                }
+            })?),
+            None => None,
+        };
         let idle = buffers(device, workload, depth);
         let now_ns = device.now_ns();
         let start_ns = now_ns.saturating_add(nanos(limits.warm_up));
         Ok(Self {
             device,
             steps,
+            written,
             idle,
             stamps: vec![0; depth],
             done: Vec::with_capacity(depth),
@@ -164,10 +177,13 @@ impl<'a> Running<'a> {
             if !self.may_issue(stamp) {
                 break;
             }
-            let Some((token, buffer)) = self.idle.pop() else {
+            let Some((token, mut buffer)) = self.idle.pop() else {
                 break;
             };
-            let step = self.steps.step();
+            let step = self.step();
+            if let (Some(written), OpKind::Write) = (&mut self.written, step.kind) {
+                written.begin(token, &step, &mut buffer);
+            }
             let offset = step.offset;
             let op = match step.kind {
                 OpKind::Write => Op::Write { offset, buffer },
@@ -190,6 +206,17 @@ impl<'a> Running<'a> {
             self.depths.count((after - before) as u64, after);
         }
         Ok(())
+    }
+
+    /// The next step; where writes are verified, the next that writes no block twice at a time.
+    fn step(&mut self) -> Step {
+        let mut step = self.steps.step();
+        if let Some(written) = &self.written {
+            while step.kind == OpKind::Write && written.is_busy(step.block) {
+                step = self.steps.step();
+            }
+        }
+        step
     }
 
     fn may_issue(&self, now_ns: u64) -> bool {
@@ -251,6 +278,9 @@ impl<'a> Running<'a> {
             OpKind::Write => &mut self.write,
             OpKind::Nop | OpKind::Read | OpKind::Flush => &mut self.read,
         };
+        if let (Some(written), OpKind::Write) = (&mut self.written, op.kind()) {
+            written.end(token, result.is_ok());
+        }
         match result {
             Ok(()) if measured => {
                 let latency_ns = self.now_ns - stamp;
@@ -359,6 +389,12 @@ impl<'a> Running<'a> {
         Ok(end)
     }
 
+    /// What was written, with the steps that tell where, if it is to be verified.
+    pub(super) fn written(&mut self) -> Option<(Steps, Written)> {
+        let written = self.written.take()?;
+        Some((self.steps.clone(), written))
+    }
+
     pub(super) fn report(self, end: End) -> Report {
         let used = used_cpu();
         let elapsed_ns = if self.warming_up {
@@ -383,6 +419,7 @@ impl<'a> Running<'a> {
             samples: self.samples,
             depths: self.depths,
             steady_state: self.limits.steady_state,
+            verified: None,
         }
     }
 }
