@@ -267,10 +267,9 @@ fn sections(text: &str, mistakes: &mut Vec<Mistake>) -> (Vec<Line>, Vec<Section>
 /// fio runs jobs side by side that no `stonewall` keeps apart.
 fn side_by_side(sections: &[Section]) -> Vec<Mistake> {
     let walled = |section: &Section| {
-        let lines = section.inherited.iter().chain(&section.own);
+        let mut lines = section.inherited.iter().chain(&section.own);
         lines
-            .filter(|line| line.key == "stonewall")
-            .next_back()
+            .rfind(|line| line.key == "stonewall")
             .is_some_and(|line| line.value.as_deref() != Some("0"))
     };
     let open = sections.iter().skip(1).filter(|section| !walled(section));
@@ -316,11 +315,10 @@ fn job(section: &Section, taken: &mut Taken) -> Result<Job, Vec<Mistake>> {
 
 /// What the options mean together.
 fn finish(draft: Draft, section: &Section, taken: &mut Taken) -> Result<Job, String> {
-    if !draft.direct {
-        return Err(
-            "has no direct=1: fio would go through the page cache, here nothing does".into(),
-        );
+    if let Some(words) = contradiction(&draft) {
+        return Err(words.into());
     }
+    let rate_iops = rate(&draft)?;
     let filename = draft
         .filename
         .ok_or("has no filename: here no file is made")?;
@@ -335,53 +333,11 @@ fn finish(draft: Draft, section: &Section, taken: &mut Taken) -> Result<Job, Str
             "a synchronous engine has a depth of 1, as in fio",
         );
     }
-    let mut workload = Workload::new(
-        draft.pattern,
-        draft.block_bytes,
-        if asynchronous { draft.depth } else { 1 },
-    );
-    workload.read_percent = draft.read_percent;
-    workload.seed = draft.seed;
-    let mixed = matches!(draft.pattern, Pattern::Rw | Pattern::RandRw);
-    let rate_iops = match (draft.rate, draft.rate_iops) {
-        (None, None) => None,
-        _ if mixed => {
-            return Err(
-                "limits the rate of a mix: in fio each direction has the limit, here both together"
-                    .into(),
-            );
-        }
-        (Some(_), Some(_)) => return Err("has rate and rate_iops: one of them".into()),
-        (None, rate) => rate,
-        (Some(rate), None) => Some(rate / u64::from(draft.block_bytes)),
-    };
-    if rate_iops == Some(0) {
-        return Err("has a rate below one operation a second".into());
-    }
-    if draft.time_based && draft.duration.is_none() {
-        return Err("has time_based and no runtime".into());
-    }
-    if draft.time_based && (draft.io_size.is_some() || draft.operations.is_some()) {
-        return Err("has time_based, which in fio overrides io_size and number_ios".into());
-    }
-    if draft.verify && !draft.pattern.writes() {
-        return Err(
-            "has verify and does not write: only what was written in the same run is verified"
-                .into(),
-        );
-    }
-    let steady_state = match (draft.steady, draft.steady_duration) {
-        (None, _) => None,
-        (Some(_), Duration::ZERO) => {
-            return Err(
-                "has ss and no ss_dur: without it fio does not look for a steady state".into(),
-            );
-        }
-        (Some(steady), window) => Some(SteadyState {
-            window,
-            ramp: draft.steady_ramp,
-            ..steady
-        }),
+    let depth = if asynchronous { draft.depth } else { 1 };
+    let workload = Workload {
+        read_percent: draft.read_percent,
+        seed: draft.seed,
+        ..Workload::new(draft.pattern, draft.block_bytes, depth)
     };
     Ok(Job {
         name: draft.name,
@@ -399,11 +355,51 @@ fn finish(draft: Draft, section: &Section, taken: &mut Taken) -> Result<Job, Str
             operations: draft.operations,
             warm_up: draft.warm_up,
             rate_iops,
-            steady_state,
+            steady_state: draft.steady.map(|steady| SteadyState {
+                window: draft.steady_duration,
+                ramp: draft.steady_ramp,
+                ..steady
+            }),
             ..Limits::time(Duration::ZERO)
         },
         percentiles: draft.percentiles.unwrap_or_else(|| PERCENTILES.to_vec()),
     })
+}
+
+/// What does not go together, if anything.
+fn contradiction(draft: &Draft) -> Option<&'static str> {
+    if !draft.direct {
+        Some("has no direct=1: fio would go through the page cache, here nothing does")
+    } else if draft.time_based && draft.duration.is_none() {
+        Some("has time_based and no runtime")
+    } else if draft.time_based && (draft.io_size.is_some() || draft.operations.is_some()) {
+        Some("has time_based, which in fio overrides io_size and number_ios")
+    } else if draft.verify && !draft.pattern.writes() {
+        Some("has verify and does not write: only what was written in the same run is verified")
+    } else if draft.steady.is_some() && draft.steady_duration.is_zero() {
+        Some("has ss and no ss_dur: without it fio does not look for a steady state")
+    } else {
+        None
+    }
+}
+
+/// The rate in operations a second.
+fn rate(draft: &Draft) -> Result<Option<u64>, String> {
+    let rate_iops = match (draft.rate, draft.rate_iops) {
+        (None, None) => return Ok(None),
+        _ if matches!(draft.pattern, Pattern::Rw | Pattern::RandRw) => {
+            let words =
+                "limits the rate of a mix: in fio each direction has the limit, here both together";
+            return Err(words.into());
+        }
+        (Some(_), Some(_)) => return Err("has rate and rate_iops: one of them".into()),
+        (None, Some(rate)) => rate,
+        (Some(rate), None) => rate / u64::from(draft.block_bytes),
+    };
+    match rate_iops {
+        0 => Err("has a rate below one operation a second".into()),
+        rate => Ok(Some(rate)),
+    }
 }
 
 #[cfg(test)]
