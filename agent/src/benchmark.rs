@@ -138,8 +138,10 @@ impl Task {
             steady_state: self.until_steady.then_some(SteadyState {
                 measure: Measure::Iops,
                 slope: true,
-                limit_percent: STEADY_PERCENT,
+                limit: STEADY_PERCENT,
+                percent: true,
                 window: SteadyState::WINDOW,
+                ramp: Duration::ZERO,
             }),
             ..Limits::time(
                 workload

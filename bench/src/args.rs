@@ -1,13 +1,15 @@
 //! The command line, in fio's words where the meaning is fio's, and what it asks for, checked once.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use block::extents::Extent;
 use block::sim::SimModel;
 use block::{Choice, Geometry};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, Parser, Subcommand, ValueEnum};
 
+use bench::units::{parse_bytes, parse_duration};
 use bench::{Limits, Pattern, SteadyState, Workload};
 
 /// Measures how fast a file or block device answers.
@@ -97,19 +99,27 @@ Reading needs no more than the right to read. Writing destroys what is there: on
 --fingerprint with the word that identifies the device and what it holds now (asked to write without it,
 ringpv-bench shows both and writes nothing), on a regular file --write-file. A device in use is never written to.
 
-Exit codes: 0 measured, 1 refused, 2 wrong usage, 3 failed (errors, no answer, cancelled).
+A job file says what would be options here, in fio's words. What it says and cannot be had is refused with its line;
+--write-file or --fingerprint are given here all the same.
+
+Exit codes: 0 measured, 1 refused, 2 wrong usage, 3 failed (errors, no answer, cancelled, wrong blocks).
 
 Examples:
   ringpv-bench run /dev/nvme1n1
   ringpv-bench run /dev/nvme1n1 --rw read --bs 1m --iodepth 8 --runtime 10s --json
   ringpv-bench run scratch.img --rw randrw --rwmixread 70 --write-file --ops 100000
+  ringpv-bench run scratch.img --rw randwrite --write-file --verify --io_size 1g
+  ringpv-bench run nightly.fio --output-format json+
   ringpv-bench run --engine null --ops 10000000";
 
 /// What to run, on what, for how long.
 #[derive(Args, Debug)]
 pub(crate) struct Run {
-    /// A block device or regular file; none for the engines null and sim
+    /// A block device or regular file, or a job file of fio (its name ends in .fio); none for the engines null and sim
     pub(crate) target: Option<PathBuf>,
+    /// A job file of fio, whatever its name
+    #[arg(long, value_name = "FILE", conflicts_with = "target")]
+    pub(crate) job: Option<PathBuf>,
     /// Pattern: read, write, rw, randread, randwrite, randrw; nop goes to the kernel and back, without the device
     #[arg(long, default_value = "randread", visible_alias = "readwrite")]
     pub(crate) rw: Pattern,
@@ -146,6 +156,12 @@ pub(crate) struct Run {
     /// Seconds over which it must have settled
     #[arg(long, default_value = "10s", aliases = ["steadystate_duration", "ss_dur"], value_parser = parse_duration)]
     pub(crate) steady_state_duration: Duration,
+    /// Seconds at the beginning that are not looked at for it
+    #[arg(long, default_value = "0", aliases = ["steadystate_ramp_time", "ss_ramp"], value_parser = parse_duration)]
+    pub(crate) ss_ramp: Duration,
+    /// Reads back all that was written and checks it: each block has a header, a pattern and a crc32c
+    #[arg(long)]
+    pub(crate) verify: bool,
     /// Begins here
     #[arg(long, default_value = "0", value_parser = parse_bytes)]
     pub(crate) offset: u64,
@@ -161,8 +177,11 @@ pub(crate) struct Run {
     /// What sim simulates
     #[arg(long, default_value = "nvme")]
     pub(crate) sim_model: Model,
-    /// fio's JSON instead of text
-    #[arg(long)]
+    /// What is printed: normal is text, json is fio's JSON, json+ has every latency counted in it
+    #[arg(long, alias = "output_format", default_value = "normal", value_enum)]
+    pub(crate) output_format: Format,
+    /// The same as --output-format json
+    #[arg(long, conflicts_with = "output_format")]
     pub(crate) json: bool,
     /// The device's fingerprint: yes, overwrite this one
     #[arg(long, conflicts_with = "write_file")]
@@ -170,6 +189,40 @@ pub(crate) struct Run {
     /// Yes, overwrite this regular file
     #[arg(long)]
     pub(crate) write_file: bool,
+}
+
+/// What is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Text
+    Normal,
+    /// fio's JSON
+    Json,
+    /// The same with bins
+    #[value(name = "json+")]
+    JsonPlus,
+}
+
+/// Options that go with a job file; all others are the job's own.
+const WITH_A_JOB_FILE: [&str; 6] = [
+    "target",
+    "job",
+    "output_format",
+    "json",
+    "fingerprint",
+    "write_file",
+];
+
+/// The options given on this command line that would have to be in the job file.
+pub(crate) fn beside_a_job_file(run: &ArgMatches) -> Vec<String> {
+    let given = |id: &&clap::Id| {
+        run.value_source(id.as_str()) == Some(ValueSource::CommandLine)
+            && !WITH_A_JOB_FILE.contains(&id.as_str())
+            // The group that clap makes of the struct.
+            && id.as_str() != "Run"
+    };
+    let name = |id: &clap::Id| format!("--{}", id.as_str().replace('_', "-"));
+    run.ids().filter(given).map(name).collect()
 }
 
 /// Engines.
@@ -225,6 +278,22 @@ impl Model {
 const RUNTIME: Duration = Duration::from_secs(10);
 
 impl Run {
+    /// The job file, if there is one.
+    pub(crate) fn job_file(&self) -> Option<&Path> {
+        let named = |path: &&Path| path.extension().is_some_and(|end| end == "fio");
+        let target = self.target.as_deref().filter(named);
+        self.job.as_deref().or(target)
+    }
+
+    /// What is printed.
+    pub(crate) const fn format(&self) -> Format {
+        if self.json {
+            Format::Json
+        } else {
+            self.output_format
+        }
+    }
+
     /// The workload on a device of this geometry.
     pub(crate) fn workload(&self, geometry: Geometry) -> Result<Workload, String> {
         let block_bytes = u32::try_from(self.bs)
@@ -274,6 +343,7 @@ impl Run {
             rate_iops,
             steady_state: self.steady_state.map(|steady| SteadyState {
                 window: self.steady_state_duration,
+                ramp: self.ss_ramp,
                 ..steady
             }),
             answer_within: Limits::ANSWER_WITHIN,
@@ -284,80 +354,42 @@ impl Run {
 /// The largest block.
 const BLOCK_BYTES_MAX: u32 = 64 << 20;
 
-/// `4096`, `4k`, `1m`, `2g`, `1t`, with or without `iB` or `b`: powers of 1024, as fio has it.
-fn parse_bytes(text: &str) -> Result<u64, String> {
-    let lower = text.to_ascii_lowercase();
-    let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = lower.get(digits.len()..).unwrap_or_default();
-    let shift = match unit {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        "t" | "tb" | "tib" => 40,
-        _ => return Err(format!("{unit:?} is not one of k, m, g, t")),
-    };
-    digits
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(1 << shift))
-        .ok_or_else(|| "a whole number with k, m, g or t behind it".into())
-}
-
-/// `3`, `3s`, `500ms`, `2m`, `1h`, `100us`.
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = text.get(digits.len()..).unwrap_or_default();
-    let micros = match unit {
-        "" | "s" => 1_000_000,
-        "us" => 1,
-        "ms" => 1_000,
-        "m" => 60_000_000,
-        "h" => 3_600_000_000,
-        _ => return Err(format!("{unit:?} is not one of us, ms, s, m, h")),
-    };
-    digits
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(micros))
-        .map(Duration::from_micros)
-        .ok_or_else(|| "a whole number with us, ms, s, m or h behind it".into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn sizes_and_times() {
-        for (text, bytes) in [
-            ("512", 512),
-            ("4k", 4096),
-            ("1M", 1 << 20),
-            ("2GiB", 2 << 30),
-            ("1tb", 1 << 40),
-        ] {
-            assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
-        }
-        for text in ["", "k", "4x", "-1", "1.5k", "99999999999t", "4 k"] {
-            assert!(parse_bytes(text).is_err(), "{text}");
-        }
-        for (text, millis) in [
-            ("3", 3000),
-            ("3s", 3000),
-            ("500ms", 500),
-            ("2m", 120_000),
-            ("1h", 3_600_000),
-        ] {
-            assert_eq!(
-                parse_duration(text),
-                Ok(Duration::from_millis(millis)),
-                "{text}"
-            );
-        }
-        for text in ["", "s", "3d", "1.5s", "-1s", "99999999999999999h"] {
-            assert!(parse_duration(text).is_err(), "{text}");
-        }
+    fn what_belongs_into_a_job_file() {
+        let beside = |args: &[&str]| {
+            let args = [&["ringpv-bench", "run"], args].concat();
+            let matches = <Cli as clap::CommandFactory>::command()
+                .try_get_matches_from(args)
+                .unwrap();
+            beside_a_job_file(matches.subcommand_matches("run").unwrap())
+        };
+        assert!(beside(&["a.fio", "--json", "--write-file"]).is_empty());
+        assert!(
+            beside(&[
+                "--job",
+                "a",
+                "--output-format",
+                "json+",
+                "--fingerprint",
+                "f"
+            ])
+            .is_empty()
+        );
+        assert_eq!(
+            beside(&["a.fio", "--bs", "4k", "--ss_dur", "3"]),
+            ["--bs", "--steady-state-duration"]
+        );
+        assert_eq!(beside(&["a.fio", "--verify"]), ["--verify"]);
+        let file = |args: &[&str]| run(args).unwrap().job_file().map(Path::to_owned);
+        assert_eq!(file(&["a.fio"]), Some("a.fio".into()));
+        assert_eq!(file(&["--job", "a"]), Some("a".into()));
+        assert_eq!(file(&["/dev/a"]), None);
+        assert!(run(&["/dev/a", "--job", "a"]).is_err());
+        assert!(run(&["/dev/a", "--json", "--output-format", "json"]).is_err());
     }
 
     fn run(args: &[&str]) -> Result<Run, clap::Error> {

@@ -2,34 +2,48 @@
 #![forbid(unsafe_code)]
 
 use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
+use bench::report::json::{self, Entry};
 use bench::report::{bytes, count, time};
-use bench::{End, Progress, Report, RunError, run};
+use bench::{Limits, Progress, Report, RunError, Workload, run};
 use block::null::Null;
+use block::random::Random;
 use block::sim::{SimClock, SimDrive};
 use block::{Choice, Device, Geometry, Options, ReadOnly, ReadWrite, Target, open, probe_backend};
-use clap::Parser as _;
+use clap::{CommandFactory as _, FromArgMatches as _};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nix::sys::signal::{SigSet, Signal};
+use serde_json::{Map, Value};
 
 mod args;
 mod compare;
+mod jobs;
 mod look;
 mod permit;
 
-use args::{Cli, Command, Engine, Run};
+use args::{Cli, Command, Engine, Format, Run};
 
 const REFUSED: u8 = 1;
 const USAGE: u8 = 2;
 const FAILED: u8 = 3;
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
-        Command::Run(args) => run_one(&args),
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let done = match cli.command {
+        Command::Run(args) => {
+            let beside = matches
+                .subcommand_matches("run")
+                .map(args::beside_a_job_file)
+                .unwrap_or_default();
+            run_jobs(&args, &beside)
+        }
         Command::Probe(args) => look::probe(&args),
         Command::Compare(args) => {
             cancel_on_signal().and_then(|cancel| compare::compare(&args, &cancel))
@@ -41,27 +55,90 @@ fn main() -> ExitCode {
     })
 }
 
-fn run_one(args: &Run) -> anyhow::Result<ExitCode> {
-    let report = measure(args)?;
-    let text = if args.json {
-        format!("{:#}\n", report.json())
-    } else {
-        report.text()
+fn run_jobs(args: &Run, beside: &[String]) -> anyhow::Result<ExitCode> {
+    let entries = match args.job_file() {
+        Some(path) => job_file(path, args, beside)?,
+        None => {
+            let report = measure(args)?;
+            if args.format() == Format::Normal {
+                out(&report.text());
+            }
+            let entries = vec![Entry::new(report)];
+            print_json(args, &entries, None);
+            entries
+        }
     };
-    // A reader that went away is no reason to fail.
-    let _gone = std::io::stdout().write_all(text.as_bytes()).is_err();
-    Ok(verdict(&report))
+    Ok(verdict(&entries))
 }
 
-fn verdict(report: &Report) -> ExitCode {
-    match report.end {
-        End::Limit | End::Steady if report.errors() == 0 && report.unanswered == 0 => {
-            ExitCode::SUCCESS
-        }
-        End::Limit | End::Steady | End::Cancelled | End::Errors | End::Unanswered => {
-            ExitCode::from(FAILED)
-        }
+fn verdict(entries: &[Entry]) -> ExitCode {
+    if entries.iter().all(|entry| entry.report.is_clean()) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(FAILED)
     }
+}
+
+fn out(text: &str) {
+    // A reader that went away is no reason to fail.
+    let _gone = std::io::stdout().write_all(text.as_bytes()).is_err();
+}
+
+/// What was measured, as JSON where that is wanted.
+fn print_json(args: &Run, entries: &[Entry], global: Option<Map<String, Value>>) {
+    if args.format() == Format::Normal {
+        return;
+    }
+    let mut head = Map::new();
+    let now = since_epoch();
+    head.insert("timestamp".into(), now.as_secs().into());
+    let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+    head.insert("timestamp_ms".into(), millis.into());
+    if let Some(global) = global {
+        head.insert("global options".into(), global.into());
+    }
+    let bins = args.format() == Format::JsonPlus;
+    out(&format!("{:#}\n", json::document(entries, bins, head)));
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the rim: when it was, and a number that no other run has"
+)]
+fn since_epoch() -> Duration {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.unwrap_or_default()
+}
+
+/// The number of this run, for what it writes and verifies.
+fn number() -> u64 {
+    let nanos = u64::try_from(since_epoch().as_nanos()).unwrap_or(0);
+    Random::new(nanos ^ (u64::from(std::process::id()) << 48)).bits()
+}
+
+/// Runs a job file.
+fn job_file(path: &Path, args: &Run, beside: &[String]) -> anyhow::Result<Vec<Entry>> {
+    if !beside.is_empty() {
+        let words = format!(
+            "{} beside a job file: say it in {}",
+            beside.join(", "),
+            path.display()
+        );
+        return Err(Usage(words).into());
+    }
+    let cancel = cancel_on_signal()?;
+    let file = jobs::read(path)?;
+    for note in &file.notes {
+        let _gone = writeln!(std::io::stderr(), "ringpv-bench: {note}").is_err();
+    }
+    let ready = jobs::prepare(&file, args, number())?;
+    let entries = jobs::measure(ready, &cancel, &mut |entry| {
+        if args.format() == Format::Normal {
+            out(&entry.report.text_of(&entry.name));
+        }
+    })?;
+    print_json(args, &entries, Some(jobs::object(&file.global)));
+    Ok(entries)
 }
 
 /// What could not be asked for.
@@ -86,6 +163,12 @@ fn code(error: &anyhow::Error) -> u8 {
 fn measure(args: &Run) -> anyhow::Result<Report> {
     // Before any thread starts, so that each of them leaves the signals to the one that waits for them.
     let cancel = cancel_on_signal()?;
+    if args.verify && args.engine == Engine::Null {
+        return Err(Usage(
+            "--verify: the engine null keeps nothing that could be read back".into(),
+        )
+        .into());
+    }
     let block_bytes = usize::try_from(args.bs).unwrap_or(usize::MAX).min(64 << 20);
     let options = Options::new(args.iodepth, block_bytes);
     let simulated = Geometry {
@@ -126,12 +209,23 @@ fn measure(args: &Run) -> anyhow::Result<Report> {
 /// Compiled for each engine, so that the loop and the engine are one.
 fn on<D: Device>(device: &mut D, args: &Run, cancel: &AtomicBool) -> anyhow::Result<Report> {
     let limits = args.limits().map_err(Usage)?;
-    let workload = args.workload(device.geometry()).map_err(Usage)?;
+    let mut workload = args.workload(device.geometry()).map_err(Usage)?;
+    workload.verify = args.verify.then(number);
+    Ok(shown(device, &workload, &limits, cancel)?)
+}
+
+/// Runs a workload, and shows how far it is.
+fn shown<D: Device>(
+    device: &mut D,
+    workload: &Workload,
+    limits: &Limits,
+    cancel: &AtomicBool,
+) -> Result<Report, RunError> {
     let live = live();
     let mut show = |progress: &Progress| show(&live, progress);
-    let report = run(device, &workload, &limits, &mut show, cancel);
+    let report = run(device, workload, limits, &mut show, cancel);
     live.finish_and_clear();
-    Ok(report?)
+    report
 }
 
 /// The first Ctrl-C (or SIGTERM) ends the run with what was measured until then, the second ends the process.

@@ -1,16 +1,17 @@
-//! What a run found, as numbers, as text for people and as JSON. The JSON uses fio's keys where the meaning is fio's, so that
-//! what reads fio's output reads this; what fio has not stands under `ringpv`.
+//! What a run found, as numbers and as text for people; as JSON in [`json`].
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use block::IoError;
-use serde_json::{Map, Value, json};
 
 use crate::histogram::Histogram;
 use crate::run::End;
 use crate::steady::{Measure, SteadyState};
+use crate::verify::Verified;
 use crate::workload::Workload;
+
+pub mod json;
 
 /// The outcome of a run.
 #[derive(Clone, Debug)]
@@ -37,8 +38,12 @@ pub struct Report {
     pub cpu: Cpu,
     /// One for each second.
     pub samples: Vec<Sample>,
+    /// How full the queue was at each submission.
+    pub depths: Depths,
     /// The criterion, if one was given.
     pub steady_state: Option<SteadyState>,
+    /// What was read back, if that was wanted and the run came to its end.
+    pub verified: Option<Verified>,
 }
 
 /// Reads, or writes.
@@ -65,11 +70,38 @@ pub struct Cpu {
     pub system: Duration,
 }
 
+/// Operations by how many were in flight when they were submitted, themselves and those of their batch included: 1, 2 to
+/// 3, 4 to 7, …, 64 and more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Depths([u64; 7]);
+
+impl Depths {
+    /// The lower bounds.
+    pub const FROM: [u64; 7] = [1, 2, 4, 8, 16, 32, 64];
+
+    /// Counts a batch of `operations` after which `in_flight` were in flight.
+    pub fn count(&mut self, operations: u64, in_flight: usize) {
+        let level = in_flight.checked_ilog2().unwrap_or(0).min(6) as usize;
+        if let Some(count) = self.0.get_mut(level) {
+            *count += operations;
+        }
+    }
+
+    /// Share of each level, in percent; zeros where nothing was submitted.
+    #[must_use]
+    pub fn percent(&self) -> [f64; 7] {
+        let all = self.0.iter().sum::<u64>().max(1) as f64;
+        self.0.map(|count| count as f64 / all * 100.0)
+    }
+}
+
 /// One second.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sample {
     /// Operations a second.
     pub iops: f64,
+    /// Reads among them, a second.
+    pub read_iops: f64,
     /// Bytes a second.
     pub bytes_per_second: f64,
     /// Mean latency.
@@ -89,9 +121,6 @@ impl Sample {
     }
 }
 
-/// The percentiles that are shown: those of fio's own list that people read.
-pub const PERCENTILES: [f64; 9] = [1.0, 10.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.9, 99.99];
-
 impl Side {
     /// Operations a second over `elapsed`.
     #[must_use]
@@ -107,57 +136,6 @@ impl Side {
 
     const fn is_used(&self) -> bool {
         self.operations + self.errors > 0
-    }
-
-    /// fio's object for one direction.
-    fn json(&self, elapsed: Duration, samples: &[Sample]) -> Value {
-        let bytes_per_second = self.bytes_per_second(elapsed);
-        let mut object = json!({
-            "io_bytes": self.bytes,
-            "io_kbytes": self.bytes / 1024,
-            "bw_bytes": whole(bytes_per_second),
-            "bw": whole(bytes_per_second / 1024.0),
-            "iops": self.iops(elapsed),
-            "runtime": millis(elapsed),
-            "total_ios": self.operations,
-            "lat_ns": self.latency_json(),
-        });
-        let iops = Sample::series(samples, Measure::Iops);
-        if let (Some(object), false) = (object.as_object_mut(), iops.is_empty()) {
-            let n = iops.len() as f64;
-            let mean = iops.iter().sum::<f64>() / n;
-            let variance = iops.iter().map(|one| (one - mean).powi(2)).sum::<f64>() / n;
-            object.insert(
-                "iops_min".into(),
-                json!(iops.iter().copied().fold(f64::MAX, f64::min)),
-            );
-            object.insert(
-                "iops_max".into(),
-                json!(iops.iter().copied().fold(0.0, f64::max)),
-            );
-            object.insert("iops_mean".into(), json!(mean));
-            object.insert("iops_stddev".into(), json!(variance.sqrt()));
-            object.insert("iops_samples".into(), json!(iops.len()));
-        }
-        object
-    }
-
-    fn latency_json(&self) -> Value {
-        let mut percentile = Map::new();
-        if self.latency.count() > 0 {
-            for percent in PERCENTILES {
-                let value = self.latency.percentile_ns(percent);
-                percentile.insert(format!("{percent:.6}"), json!(value));
-            }
-        }
-        json!({
-            "min": self.latency.min_ns(),
-            "max": self.latency.max_ns(),
-            "mean": self.latency.mean_ns(),
-            "stddev": self.latency.stdev_ns(),
-            "N": self.latency.count(),
-            "percentile": percentile,
-        })
     }
 }
 
@@ -189,67 +167,41 @@ impl Report {
             .or(self.write.first_error.as_ref())
     }
 
-    /// As fio's JSON output has it.
+    /// Whether it came to its end without any error.
     #[must_use]
-    pub fn json(&self) -> Value {
-        let seconds = self.elapsed.as_secs_f64().max(1e-9);
-        let percent = |time: Duration| time.as_secs_f64() / seconds * 100.0;
-        // fio samples both directions together only where there is one.
-        let (reads, writes) = match (self.read.is_used(), self.write.is_used()) {
-            (true, true) => (&[][..], &[][..]),
-            (true, false) => (&self.samples[..], &[][..]),
-            (false, _) => (&[][..], &self.samples[..]),
+    pub fn is_clean(&self) -> bool {
+        let ended = matches!(self.end, End::Limit | End::Steady);
+        let right = match &self.verified {
+            Some(verified) => verified.wrong == 0,
+            None => self.workload.verify.is_none(),
         };
-        let mut job = json!({
-            "jobname": self.name(),
-            "error": i32::from(self.errors() + self.unanswered > 0),
-            "elapsed": self.elapsed.as_secs(),
-            "job options": {
-                "filename": self.device,
-                "rw": self.workload.pattern.as_str(),
-                "bs": self.workload.block_bytes.to_string(),
-                "iodepth": self.workload.depth.to_string(),
-                "ioengine": self.engine,
-                "direct": "1",
-                "randseed": self.workload.seed.to_string(),
-            },
-            "read": self.read.json(self.elapsed, reads),
-            "write": self.write.json(self.elapsed, writes),
-            "usr_cpu": percent(self.cpu.user),
-            "sys_cpu": percent(self.cpu.system),
-            "total_err": self.errors(),
-        });
-        if let (Some(steady), Some(job)) = (self.steady_state, job.as_object_mut()) {
-            let series = Sample::series(&self.samples, steady.measure);
-            job.insert(
-                "steadystate".into(),
-                json!({
-                    "ss": steady.to_string(),
-                    "duration": steady.window.as_secs(),
-                    "attained": i32::from(self.end == End::Steady),
-                    "criterion": steady.criterion_percent(&series),
-                    "data": { "iops": Sample::series(&self.samples, Measure::Iops) },
-                }),
-            );
-        }
-        json!({
-            "ringpv-bench version": env!("CARGO_PKG_VERSION"),
-            "jobs": [job],
-            "ringpv": {
-                "engine": self.description,
-                "end": self.end.as_str(),
-                "unanswered": self.unanswered,
-                "firstError": self.first_error().map(sentence),
-                "readHistogram": self.read.latency.encode(),
-                "writeHistogram": self.write.latency.encode(),
-            },
-        })
+        ended && right && self.errors() == 0 && self.unanswered == 0
+    }
+
+    /// As fio's JSON output has it; see [`json`].
+    #[must_use]
+    pub fn json(&self) -> serde_json::Value {
+        json::document(
+            &[json::Entry::new(self.clone())],
+            false,
+            serde_json::Map::new(),
+        )
     }
 
     /// For people.
     #[must_use]
     pub fn text(&self) -> String {
-        let mut text = format!("{} on {}\n", self.name(), self.device);
+        self.titled(&format!("{} on {}", self.name(), self.device))
+    }
+
+    /// For people, as one of several jobs.
+    #[must_use]
+    pub fn text_of(&self, job: &str) -> String {
+        self.titled(&format!("{job}: {} on {}", self.name(), self.device))
+    }
+
+    fn titled(&self, title: &str) -> String {
+        let mut text = format!("{title}\n");
         let mut line = |key: &str, value: String| {
             // Writing to a string cannot fail.
             let _ok = writeln!(text, "  {key:<9}{value}").is_ok();
@@ -298,6 +250,9 @@ impl Report {
                 format!("{steady} over {} s: {attained}", steady.window.as_secs()),
             );
         }
+        if self.workload.verify.is_some() {
+            line("verify", self.verify_line());
+        }
         match self.end {
             End::Limit | End::Steady => {}
             End::Cancelled => line("end", "cancelled before its limit".into()),
@@ -308,6 +263,23 @@ impl Report {
             ),
         }
         text
+    }
+
+    fn verify_line(&self) -> String {
+        let Some(verified) = &self.verified else {
+            return "nothing was read back".into();
+        };
+        let mut line = match verified.wrong {
+            0 => format!("{} blocks read back, all right", verified.blocks),
+            wrong => format!("{wrong} of {} blocks wrong", verified.blocks),
+        };
+        if verified.unknown > 0 {
+            let _ok = write!(line, "; {} not read, their write failed", verified.unknown).is_ok();
+        }
+        for mismatch in &verified.first {
+            let _ok = write!(line, "\n           {mismatch}").is_ok();
+        }
+        line
     }
 
     /// `randread-4k-qd32`
@@ -374,19 +346,6 @@ fn over(amount: u64, elapsed: Duration) -> f64 {
     }
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a rate, not negative; a float that does not fit becomes the largest number"
-)]
-const fn whole(value: f64) -> u64 {
-    value as u64
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
 /// A number in steps of `base`, with three digits or more.
 fn scaled(value: f64, base: f64, units: &[&str]) -> String {
     let mut value = value;
@@ -441,5 +400,15 @@ mod tests {
         assert_eq!(time(66_120), "66.1 µs");
         assert_eq!(time(60_000_000_000), "60.0 s");
         assert_eq!(time(7_200_000_000_000), "7200 s");
+    }
+
+    #[test]
+    fn depths_by_powers_of_two() {
+        let mut depths = Depths::default();
+        assert_eq!(depths.percent(), [0.0; 7]);
+        for (operations, in_flight) in [(1, 1), (1, 3), (2, 31), (3, 64), (1, 1000)] {
+            depths.count(operations, in_flight);
+        }
+        assert_eq!(depths.percent(), [12.5, 12.5, 0.0, 0.0, 25.0, 0.0, 50.0]);
     }
 }

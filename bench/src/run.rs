@@ -12,6 +12,7 @@ use thiserror::Error;
 
 use crate::report::Report;
 use crate::steady::SteadyState;
+use crate::verify;
 use crate::workload::{Workload, WorkloadError};
 use turn::Running;
 
@@ -143,7 +144,7 @@ pub struct Progress {
     pub p99_ns: u64,
 }
 
-/// Runs `workload` on `device` until one of `limits` is reached or `cancel` is set. `progress` is called a few times a second of the
+/// Runs `workload` on `device` until one of `limits` is reached or `cancel` is set, then reads back what is to be verified. `progress` is called a few times a second of the
 /// device's clock.
 ///
 /// # Errors
@@ -168,7 +169,17 @@ pub fn run<D: Device>(
         running.tick(progress);
     };
     let end = running.drain(end)?;
-    Ok(running.report(end))
+    let written = running.written();
+    let mut report = running.report(end);
+    if let (Some((steps, written)), End::Limit | End::Steady) = (written, end) {
+        let depth = report.workload.depth as usize;
+        let found = (&steps, &written);
+        report.verified = verify::read_back(device, found, depth, limits.answer_within, cancel)?;
+        if report.verified.is_none() {
+            report.end = End::Cancelled;
+        }
+    }
+    Ok(report)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! When a device has settled: fio's steady state. A window of one-second samples slides; a run is steady when, over a full
-//! window, the samples' slope or their largest deviation from the mean stays below a share of the mean. Pure.
+//! window, the samples' slope or their largest deviation from the mean stays below a limit: a share of the mean, or a
+//! number. What the first seconds of a run gave may be left out. Pure.
 
 use std::fmt;
 use std::str::FromStr;
@@ -23,43 +24,67 @@ pub struct SteadyState {
     pub measure: Measure,
     /// The slope of a line through the samples, rather than their largest deviation from the mean.
     pub slope: bool,
-    /// Below so many percent of the mean (a slope: per second).
-    pub limit_percent: f64,
+    /// It must stay below this (a slope: per second).
+    pub limit: f64,
+    /// The limit is in percent of the mean; otherwise in operations a second, bytes a second or nanoseconds.
+    pub percent: bool,
     /// Length of the window; fio's `steadystate_duration`.
     pub window: Duration,
+    /// Samples of the first so much measured time are not looked at; fio's `steadystate_ramp_time`.
+    pub ramp: Duration,
 }
 
 impl SteadyState {
     /// The window where none is given.
     pub const WINDOW: Duration = Duration::from_secs(10);
 
-    /// The criterion's value over these one-second samples, in percent of their mean; none before the window is full.
+    /// The latest window of these one-second samples, all of them later than the ramp; none before it is full. At
+    /// least two samples: one alone deviates from nothing.
     #[must_use]
-    pub fn criterion_percent(&self, samples: &[f64]) -> Option<f64> {
+    pub fn latest<'a, T>(&self, samples: &'a [T]) -> Option<&'a [T]> {
+        let ramp = usize::try_from(self.ramp.as_millis().div_ceil(1000)).ok()?;
         let count = usize::try_from(self.window.as_secs()).ok()?.max(2);
-        let window = samples.get(samples.len().checked_sub(count)?..)?;
-        let n = window.len() as f64;
-        let mean = window.iter().sum::<f64>() / n;
-        if mean == 0.0 {
-            return None;
-        }
-        let value = if self.slope {
+        let later = samples.get(ramp..)?;
+        later.get(later.len().checked_sub(count)?..)
+    }
+
+    /// The slope per second or the largest deviation over the latest window, in the samples' unit.
+    #[must_use]
+    pub fn value(&self, samples: &[f64]) -> Option<f64> {
+        let window = self.latest(samples)?;
+        let mean = mean(window);
+        Some(if self.slope {
             slope(window, mean)
         } else {
             window
                 .iter()
                 .map(|sample| (sample - mean).abs())
                 .fold(0.0, f64::max)
-        };
-        Some(value / mean * 100.0)
+        })
+    }
+
+    /// What is compared with the limit, in its unit; none before the window is full, or when nothing was done in it.
+    #[must_use]
+    pub fn criterion(&self, samples: &[f64]) -> Option<f64> {
+        let value = self.value(samples)?;
+        let mean = mean(self.latest(samples)?);
+        (mean > 0.0).then_some(if self.percent {
+            value / mean * 100.0
+        } else {
+            value
+        })
     }
 
     /// Whether these samples are steady.
     #[must_use]
     pub fn is_attained(&self, samples: &[f64]) -> bool {
-        self.criterion_percent(samples)
-            .is_some_and(|percent| percent.abs() < self.limit_percent)
+        self.criterion(samples)
+            .is_some_and(|criterion| criterion.abs() < self.limit)
     }
+}
+
+fn mean(samples: &[f64]) -> f64 {
+    samples.iter().sum::<f64>() / samples.len() as f64
 }
 
 /// Least squares: change a sample.
@@ -82,20 +107,26 @@ impl fmt::Display for SteadyState {
             Measure::Latency => "lat",
         };
         let slope = if self.slope { "_slope" } else { "" };
-        write!(f, "{measure}{slope}:{}%", self.limit_percent)
+        let unit = if self.percent { "%" } else { "" };
+        write!(f, "{measure}{slope}:{}{unit}", self.limit)
     }
 }
 
 impl FromStr for SteadyState {
     type Err = String;
 
-    /// fio's `iops:2%`, `iops_slope:0.3%`, `bw`, `bw_slope`, `lat`, `lat_slope`; the limit is always a percentage.
+    /// fio's `iops:2%`, `iops_slope:0.3%`, `bw`, `bw_slope`, `lat`, `lat_slope`; a limit without `%` is a number of
+    /// operations a second, bytes a second or nanoseconds.
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("{text:?} is not like iops:2% or lat_slope:0.3%");
         let (name, limit) = text.split_once(':').ok_or_else(wrong)?;
-        let limit_percent: f64 = limit
-            .strip_suffix('%')
-            .and_then(|number| number.parse().ok())
+        let (limit, percent) = match limit.strip_suffix('%') {
+            Some(number) => (number, true),
+            None => (limit, false),
+        };
+        let limit = limit
+            .parse()
+            .ok()
             .filter(|limit: &f64| limit.is_finite() && *limit > 0.0)
             .ok_or_else(wrong)?;
         let (name, slope) = match name.strip_suffix("_slope") {
@@ -111,8 +142,10 @@ impl FromStr for SteadyState {
         Ok(Self {
             measure,
             slope,
-            limit_percent,
+            limit,
+            percent,
             window: Self::WINDOW,
+            ramp: Duration::ZERO,
         })
     }
 }
@@ -130,13 +163,13 @@ mod tests {
 
     #[test]
     fn as_fio_writes_it() {
-        for text in ["iops:2%", "bw_slope:0.3%", "lat:5%"] {
+        for text in ["iops:2%", "bw_slope:0.3%", "lat:5%", "iops:500"] {
             assert_eq!(text.parse::<SteadyState>().unwrap().to_string(), text);
         }
         for text in [
             "iops",
-            "iops:2",
             "iops:0%",
+            "iops:0",
             "iops:NaN%",
             "iops:-1%",
             "depth:1%",
@@ -152,8 +185,8 @@ mod tests {
         let slope = criterion("iops_slope:5%", 4);
         let check = |samples: &[f64]| {
             (
-                deviation.criterion_percent(samples).map(f64::round),
-                slope.criterion_percent(samples).map(f64::round),
+                deviation.criterion(samples).map(f64::round),
+                slope.criterion(samples).map(f64::round),
             )
         };
         assert_eq!(check(&[100.0; 3]), (None, None), "the window is not full");
@@ -173,5 +206,26 @@ mod tests {
             "falling is not steady"
         );
         assert!(slope.is_attained(&[90.0, 110.0, 110.0, 90.0]));
+    }
+    #[test]
+    fn a_limit_may_be_a_number() {
+        let steady = criterion("iops:16", 4);
+        assert_eq!(steady.criterion(&[85.0, 95.0, 105.0, 115.0]), Some(15.0));
+        assert!(steady.is_attained(&[85.0, 95.0, 105.0, 115.0]));
+        assert!(!criterion("iops:15", 4).is_attained(&[85.0, 95.0, 105.0, 115.0]));
+        let slope = criterion("iops_slope:11", 4);
+        assert_eq!(slope.criterion(&[85.0, 95.0, 105.0, 115.0]), Some(10.0));
+    }
+
+    #[test]
+    fn the_ramp_is_left_out() {
+        let steady = SteadyState {
+            ramp: Duration::from_millis(1500),
+            ..criterion("iops:5%", 2)
+        };
+        let samples = [100.0, 100.0, 50.0, 50.0];
+        assert!(!steady.is_attained(&samples[..3]), "the window is not full");
+        assert!(steady.is_attained(&samples));
+        assert_eq!(steady.latest(&samples), Some(&samples[2..]));
     }
 }

@@ -104,8 +104,10 @@ pub struct Workload {
     pub read_percent: u32,
     /// Seed of offsets and of what is written.
     pub seed: u64,
-    /// Only these parts of the device are touched; none given: all of it.
+    /// Only these parts of the device are touched; none given: all of it. They do not overlap.
     pub extents: Vec<Extent>,
+    /// What is written tells of itself, under this number of the run, and is read back at the end: see [`crate::verify`].
+    pub verify: Option<u64>,
 }
 
 impl Workload {
@@ -119,6 +121,7 @@ impl Workload {
             read_percent: 50,
             seed: 0,
             extents: Vec::new(),
+            verify: None,
         }
     }
 
@@ -133,6 +136,11 @@ impl Workload {
             return Err(WorkloadError::BlockSize {
                 block_bytes,
                 sector_bytes,
+            });
+        }
+        if self.verify.is_some() && !self.pattern.writes() {
+            return Err(WorkloadError::NothingWritten {
+                pattern: self.pattern,
             });
         }
         if self.read_percent > 100 {
@@ -221,6 +229,24 @@ pub enum WorkloadError {
         /// The device's size.
         size_bytes: u64,
     },
+    /// Nothing to verify.
+    #[error("{pattern} does not write: only what was written in the same run can be verified")]
+    NothingWritten {
+        /// As asked.
+        pattern: Pattern,
+    },
+    /// More blocks than can be kept in mind, or too few for the depth.
+    #[error(
+        "{blocks} blocks at a depth of {depth} cannot be verified: at least twice the depth and at most {} are, \
+         for the last write of each is kept in 4 bytes of memory; choose a smaller part or larger blocks",
+        crate::verify::BLOCKS_MAX
+    )]
+    Unverifiable {
+        /// Blocks of the workload.
+        blocks: u64,
+        /// Operations in flight.
+        depth: usize,
+    },
     /// Nowhere a whole block.
     #[error("there is no room for a block of {block_bytes} bytes")]
     NoRoom {
@@ -234,13 +260,16 @@ pub enum WorkloadError {
 pub struct Step {
     /// Read or write.
     pub kind: OpKind,
-    /// Where.
+    /// Where, in bytes.
     pub offset: u64,
+    /// The same as a number: below [`Steps::blocks`].
+    pub block: u64,
 }
 
 const NOP: Step = Step {
     kind: OpKind::Nop,
     offset: 0,
+    block: 0,
 };
 
 /// The operations of a workload, without end.
@@ -297,10 +326,17 @@ impl Steps {
         Step {
             kind,
             offset: self.offset(block),
+            block,
         }
     }
 
-    fn offset(&self, block: u64) -> u64 {
+    /// Bytes of each block.
+    pub(crate) const fn block_bytes(&self) -> u64 {
+        self.block_bytes
+    }
+
+    /// Where a block lies, in bytes.
+    pub(crate) fn offset(&self, block: u64) -> u64 {
         let after = self.runs.partition_point(|run| run.first <= block);
         match self.runs.get(after.wrapping_sub(1)) {
             Some(run) => run.offset + (block - run.first) * self.block_bytes,

@@ -130,3 +130,139 @@ fn interrupted_it_says_what_it_has() {
     assert!(stdout.contains("cancelled before its limit"), "{stdout}");
     assert!(stdout.contains(" IOPS "), "{stdout}");
 }
+
+/// A job file beside `f`, and what it is run as.
+fn job_file(directory: &Path, text: &str) -> String {
+    let path = directory.join("jobs.fio");
+    let target = file(directory, "f");
+    let head = format!("[global]\nfilename={target}\ndirect=1\nioengine=psync\n");
+    std::fs::write(&path, head + text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_job_file_is_run_job_by_job() {
+    let directory = tempfile::tempdir().unwrap();
+    let jobs = job_file(
+        directory.path(),
+        "thread\n[one]\nrw=randread\nnumber_ios=50\n[two]\nstonewall\nbs=64k\npercentile_list=50:99.5\n",
+    );
+    let (code, stdout, stderr) = outcome(&run(&[&jobs]));
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.starts_with("one: randread-4k-qd1 on "), "{stdout}");
+    assert!(stdout.contains("\ntwo: read-64k-qd1 on "), "{stdout}");
+    assert!(
+        stdout.contains(" 16 operations"),
+        "once over the file: {stdout}"
+    );
+    assert_eq!(
+        stderr,
+        "ringpv-bench: without effect: thread (one job runs at a time)\n"
+    );
+
+    let (code, stdout, _) = outcome(&run(&["--job", &jobs, "--output-format", "json+"]));
+    assert_eq!(code, 0);
+    let json: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(json["jobs"][0]["read"]["total_ios"], 50);
+    assert_eq!(json["jobs"][1]["job options"]["bs"], "64k");
+    let latency = &json["jobs"][1]["read"]["lat_ns"];
+    let percentiles: Vec<&String> = latency["percentile"].as_object().unwrap().keys().collect();
+    assert_eq!(percentiles, ["50.000000", "99.500000"]);
+    assert!(latency["bins"].is_object(), "{latency}");
+    assert!(
+        json["ringpv"]["jobs"][1]["readHistogram"].is_string(),
+        "{json}"
+    );
+    assert!(json["timestamp"].as_u64() > Some(1_700_000_000), "{json}");
+}
+
+#[test]
+fn a_job_file_writes_only_when_that_is_said() {
+    let directory = tempfile::tempdir().unwrap();
+    let jobs = job_file(
+        directory.path(),
+        "[look]\n[fill]\nstonewall\nrw=write\nbs=64k\nverify=crc32c\n[change]\nstonewall\nrw=randwrite\nverify=crc32c\n",
+    );
+    // Refused before the first job, which only reads, has begun.
+    let (code, stdout, stderr) = outcome(&run(&[&jobs]));
+    assert_eq!((code, stdout.as_str()), (1, ""));
+    assert!(stderr.contains("--write-file"), "{stderr}");
+    let path = directory.path().join("f");
+    assert!(std::fs::read(&path).unwrap().iter().all(|byte| *byte == 7));
+    let (code, stdout, stderr) = outcome(&run(&[&jobs, "--write-file"]));
+    assert_eq!(code, 0, "{stderr}");
+    assert!(
+        stdout.contains("verify   16 blocks read back, all right"),
+        "{stdout}"
+    );
+
+    let reading = job_file(directory.path(), "[look]\n");
+    let (code, _, stderr) = outcome(&run(&[&reading, "--write-file"]));
+    assert_eq!(code, 2);
+    assert!(stderr.contains("go with a job that writes"), "{stderr}");
+}
+
+#[test]
+fn what_is_wrong_with_a_job_file() {
+    let directory = tempfile::tempdir().unwrap();
+    for (text, args, words) in [
+        (
+            "[a]\nbsrange=4k-8k",
+            &[][..],
+            "jobs.fio: line 6: bsrange is not supported",
+        ),
+        ("[a]\nsize=2m", &[], "fio would make the file longer"),
+        (
+            "[a]\nbs=1000",
+            &[],
+            "job a: a block of 1000 bytes is not a multiple",
+        ),
+        ("[a]\n[b]", &[], "line 6: [b] has no stonewall"),
+        (
+            "[a]",
+            &["--bs", "4k", "--verify"],
+            "--bs, --verify beside a job file",
+        ),
+    ] {
+        let jobs = job_file(directory.path(), text);
+        let (code, stdout, stderr) = outcome(&run(&[&[jobs.as_str()], args].concat()));
+        assert_eq!((code, stdout.as_str()), (2, ""), "{text}: {stderr}");
+        assert!(stderr.contains(words), "{text}: {stderr}");
+    }
+    let (code, _, stderr) = outcome(&run(&["/nowhere.fio"]));
+    assert_eq!(code, 3);
+    assert!(stderr.contains("cannot read /nowhere.fio"), "{stderr}");
+}
+
+#[test]
+fn what_was_written_is_read_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = file(directory.path(), "f");
+    let args = [
+        "--rw",
+        "randwrite",
+        "--ops",
+        "2000",
+        "--verify",
+        "--write-file",
+    ];
+    for engine in ["auto", "threads"] {
+        let (code, stdout, stderr) =
+            outcome(&run(
+                &[&[path.as_str(), "--engine", engine], &args[..]].concat()
+            ));
+        assert_eq!(code, 0, "{stderr}");
+        assert!(stdout.contains(" blocks read back, all right"), "{stdout}");
+    }
+    for (args, words) in [
+        (&[path.as_str(), "--verify"][..], "this workload cannot run"),
+        (
+            &["--engine", "null", "--rw", "write", "--verify"],
+            "keeps nothing",
+        ),
+    ] {
+        let (code, _, stderr) = outcome(&run(args));
+        assert_eq!(code, 2, "{stderr}");
+        assert!(stderr.contains(words), "{stderr}");
+    }
+}

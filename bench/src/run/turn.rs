@@ -9,8 +9,9 @@ use nix::sys::time::TimeValLike as _;
 
 use super::count::{Alike, Count};
 use super::{ERRORS_MAX, End, Limits, Progress, RunError};
-use crate::report::{Cpu, Report, Sample};
-use crate::workload::{Pattern, Steps, Workload};
+use crate::report::{Cpu, Depths, Report, Sample};
+use crate::verify::Written;
+use crate::workload::{Pattern, Step, Steps, Workload};
 
 /// Time between two calls of the progress callback.
 const PROGRESS_EVERY_NS: u64 = 250_000_000;
@@ -23,6 +24,8 @@ pub(super) struct Running<'a, D> {
     workload: &'a Workload,
     limits: &'a Limits,
     steps: Steps,
+    /// What was written, where it will be verified.
+    written: Option<Written>,
     /// Tokens and buffers not in flight.
     idle: Vec<(u64, Option<Buffer>)>,
     /// When the operation of each token was submitted.
@@ -45,6 +48,7 @@ pub(super) struct Running<'a, D> {
     cpu: Cpu,
     window: Window,
     samples: Vec<Sample>,
+    depths: Depths,
 }
 
 /// When the last tick and the last sample were, and how much was done by the former.
@@ -53,6 +57,8 @@ struct Window {
     tick_ns: u64,
     tick_operations: u64,
     sample_ns: u64,
+    /// Reads until the last sample.
+    reads_before: u64,
 }
 
 impl<'a, D: Device> Running<'a, D> {
@@ -78,12 +84,22 @@ impl<'a, D: Device> Running<'a, D> {
                 depth: workload.depth,
                 max: device.depth(),
             })?;
+        let written = match workload.verify {
+            Some(run) => Some(Written::new(run, steps.blocks(), depth).map_err(|error| {
+                RunError::Workload {
+                    device: device.name().to_owned(),
+                    error,
+                }
+            })?),
+            None => None,
+        };
         let idle = buffers(device, workload, depth);
         let now_ns = device.now_ns();
         let start_ns = now_ns.saturating_add(nanos(limits.warm_up));
         Ok(Self {
             device,
             steps,
+            written,
             idle,
             stamps: vec![0; depth],
             batch_max: batch_max(workload, depth),
@@ -105,6 +121,7 @@ impl<'a, D: Device> Running<'a, D> {
                 ..Window::default()
             },
             samples: Vec::new(),
+            depths: Depths::default(),
             workload,
             limits,
         })
@@ -151,15 +168,21 @@ impl<'a, D: Device> Running<'a, D> {
     /// Submits up to a batch.
     pub(super) fn fill(&mut self) -> Result<(), RunError> {
         let stamp = self.device.now_ns();
-        if self.device.in_flight() == 0 {
+        let before = self.device.in_flight();
+        if before == 0 {
             self.answered_ns = stamp;
         }
         let batch = self.batch(stamp);
         for _ in 0..batch {
-            let Some((token, buffer)) = self.idle.pop() else {
+            let Some((token, mut buffer)) = self.idle.pop() else {
                 break;
             };
-            let step = self.steps.step();
+            let step = self.step();
+            if let (Some(written), OpKind::Write, Some(buffer)) =
+                (&mut self.written, step.kind, &mut buffer)
+            {
+                written.begin(token, &step, buffer);
+            }
             let offset = step.offset;
             let op = match (step.kind, buffer) {
                 (OpKind::Write, Some(buffer)) => Op::Write { offset, buffer },
@@ -175,7 +198,23 @@ impl<'a, D: Device> Running<'a, D> {
         if !self.warming_up {
             self.issued += batch;
         }
+        let after = self.device.in_flight();
+        if !self.warming_up && after > before {
+            self.depths.count((after - before) as u64, after);
+        }
         Ok(())
+    }
+
+    /// The next step; where writes are verified, the next that writes no block twice at a time.
+    #[inline]
+    fn step(&mut self) -> Step {
+        let mut step = self.steps.step();
+        if let Some(written) = &self.written {
+            while step.kind == OpKind::Write && written.is_busy(step.block) {
+                step = self.steps.step();
+            }
+        }
+        step
     }
 
     /// How many may be submitted now.
@@ -233,6 +272,7 @@ impl<'a, D: Device> Running<'a, D> {
             stamps,
             idle,
             count,
+            written,
             ..
         } = self;
         let mut answered = false;
@@ -247,6 +287,9 @@ impl<'a, D: Device> Running<'a, D> {
             answered = true;
             let stamp_ns = stamp_of(stamps, token).map_or(now_ns, |stamp| *stamp);
             let wrote = kind == OpKind::Write;
+            if let (Some(written), true) = (written.as_mut(), wrote) {
+                written.end(token, result.is_ok());
+            }
             if let Err(error) = result {
                 // An error counts whenever it comes.
                 let side = count.side(wrote);
@@ -324,12 +367,15 @@ impl<'a, D: Device> Running<'a, D> {
         let operations = std::mem::take(&mut self.count.sample_operations);
         let latency_ns = std::mem::take(&mut self.count.sample_latency_ns);
         let iops = per_second(operations, span_ns);
+        let reads = self.count.read.operations - self.window.reads_before;
         self.samples.push(Sample {
             iops,
+            read_iops: per_second(reads, span_ns),
             bytes_per_second: iops * self.count.bytes_each as f64,
             latency_ns: latency_ns.checked_div(operations).unwrap_or(0) as f64,
         });
         self.window.sample_ns = self.now_ns;
+        self.window.reads_before = self.count.read.operations;
         if let Some(steady) = self.limits.steady_state
             && steady.is_attained(&Sample::series(&self.samples, steady.measure))
         {
@@ -351,6 +397,12 @@ impl<'a, D: Device> Running<'a, D> {
             }
         }
         Ok(end)
+    }
+
+    /// What was written, with the steps that tell where, if it is to be verified.
+    pub(super) fn written(&mut self) -> Option<(Steps, Written)> {
+        let written = self.written.take()?;
+        Some((self.steps.clone(), written))
     }
 
     pub(super) fn report(self, end: End) -> Report {
@@ -375,7 +427,9 @@ impl<'a, D: Device> Running<'a, D> {
                 system: used.system.saturating_sub(self.cpu.system),
             },
             samples: self.samples,
+            depths: self.depths,
             steady_state: self.limits.steady_state,
+            verified: None,
         }
     }
 }
