@@ -2,7 +2,7 @@
 //!
 //! It is read twice for each batch of operations, so its price counts: the processor's own counter (TSC) costs half of what
 //! the kernel's monotonic clock does. The counter is trusted where the kernel trusts it, that is where it is the
-//! kernel's own clock source (kernel-notes/11); elsewhere the kernel's clock is used. Its rate is measured against the
+//! kernel's own clock source (kernel-notes/15); elsewhere the kernel's clock is used. Its rate is measured against the
 //! kernel's clock, over the time since the first clock of the process was started, and at least [`BASELINE`].
 
 use std::sync::OnceLock;

@@ -225,7 +225,8 @@ impl OwningRing {
         Ok(())
     }
 
-    /// Registers the ring with this thread. Whether it is: there is room for 16 in a thread, and before 5.18 for none.
+    /// Registers the ring with this thread. Whether it is: there is room for 16 in a thread, and before 5.18 for none
+    /// (kernel-notes/14).
     pub(crate) fn register_self(&mut self) -> bool {
         let fd = self.ring.as_raw_fd();
         let mut update = RingPlace {

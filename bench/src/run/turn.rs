@@ -460,20 +460,20 @@ fn buffers<D: Device>(
 }
 
 fn bytes_each(workload: &Workload) -> u64 {
-    match workload.pattern {
-        Pattern::Nop => 0,
-        _ => u64::from(workload.block_bytes),
+    if workload.pattern == Pattern::Nop {
+        return 0;
     }
+    u64::from(workload.block_bytes)
 }
 
 /// Operations handed over at once. Half of the depth, so that the device has the other half to do meanwhile; all of it where there
 /// is no device.
 fn batch_max(workload: &Workload, depth: usize) -> u64 {
     let depth = depth as u64;
-    match workload.pattern {
-        Pattern::Nop => depth,
-        _ => (depth / 2).max(1),
+    if workload.pattern == Pattern::Nop {
+        return depth;
     }
+    (depth / 2).max(1)
 }
 
 fn stamp_of(stamps: &mut [u64], token: u64) -> Option<&mut u64> {

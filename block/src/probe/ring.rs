@@ -253,15 +253,15 @@ impl Reader {
                 self.pools.iter_mut().for_each(Vec::clear);
             }
             // Nothing to be begun: sleep, unless something came while that was said.
-            let sleep = !more && {
-                self.shared.asleep.store(true, Ordering::SeqCst);
-                let none = locked(&self.shared.opened).is_empty();
-                let closed = self.shared.is_closed();
-                if closed && none && !busy {
-                    return;
-                }
-                none && !(closed && !busy)
-            };
+            self.shared.asleep.store(!more, Ordering::SeqCst);
+            let none = locked(&self.shared.opened).is_empty();
+            let idle = !more && !busy && none;
+            if idle && self.shared.is_closed() {
+                // Else the end would wait for the read of the bell.
+                let _full = self.shared.bell.write(1).is_err();
+                return;
+            }
+            let sleep = !more && none;
             match self.ring.enter(u32::from(sleep), None) {
                 Ok(()) | Err(Errno::EINTR | Errno::EAGAIN | Errno::EBUSY) => {}
                 Err(errno) => {
