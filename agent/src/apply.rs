@@ -28,7 +28,7 @@ pub use refusal::{Refusal, Retry};
 #[derive(Default)]
 pub struct Session {
     hold: Option<Hold>,
-    erase: Option<erase::Plan>,
+    erase: Option<erase::Course>,
     verify: Option<Verify>,
     removing: bool,
 }
@@ -72,15 +72,15 @@ pub enum Outcome {
         done_bytes: u64,
         /// Bytes of the whole.
         total_bytes: u64,
-        /// Bytes that went to or came from the medium for this piece.
-        moved_bytes: u64,
+        /// The device did it by itself, at a pace that nobody else sets.
+        offloaded: bool,
     },
     /// The gate was passed; this is what reads at depth 1 showed.
     Gated(Box<LatencySummary>),
     /// Erasing is done.
     Erased {
-        /// How.
-        method: Method,
+        /// How: the methods in order.
+        methods: String,
         /// Bytes.
         bytes: u64,
         /// All of the device, or its signature areas alone.
@@ -147,6 +147,11 @@ impl Apply<'_> {
             tracing::warn!(drive = self.id(), reason = %refusal.reason, message = refusal.message, "What the device was left with could not be kept");
         }
         outcome
+    }
+
+    /// Nothing more is done for now, for a person said so: a device that is held is let be as it is.
+    pub fn rest(&self, session: &mut Session) -> Result<(), Refusal> {
+        self.let_be(session)
     }
 
     fn act(&self, session: &mut Session, action: &Action) -> Result<Outcome, Refusal> {

@@ -62,9 +62,11 @@ pub struct Args {
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = interval)]
     pub health_interval: Duration,
 
-    /// Most bytes a second that erasing and reading back may take of one drive. As fast as it goes, if not given.
-    #[arg(long, value_name = "SIZE")]
-    pub erase_rate_max: Option<Bytes>,
+    /// Most bytes a second that zeroes written and read back may take, all drives of the node together: drives in use share
+    /// its buses and processors. At least 1MiB, or unlimited. What a drive zeroes by itself is not counted; while volumes
+    /// are on other drives it then rests for as long as it worked.
+    #[arg(long, value_name = "SIZE", default_value = "200MiB", value_parser = erase_rate)]
+    pub erase_rate_max: EraseRate,
 
     /// What XFS does when its own reads or writes fail: give up at once, so that everybody sees it, or as the kernel would.
     #[arg(long, value_enum, default_value_t)]
@@ -83,6 +85,31 @@ pub struct Args {
     #[cfg(any(debug_assertions, feature = "faults"))]
     #[arg(long, value_name = "NAME", hide = true)]
     pub fault_point: Option<String>,
+}
+
+/// `--erase-rate-max`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EraseRate {
+    /// As fast as it goes.
+    Unlimited,
+    /// At most so many bytes a second.
+    Bytes(u64),
+}
+
+/// Lowest rate: below it one piece of a device would take longer than a person waits for a pause.
+const ERASE_RATE_MIN: u64 = 1 << 20;
+
+fn erase_rate(text: &str) -> Result<EraseRate, String> {
+    if text == "unlimited" {
+        return Ok(EraseRate::Unlimited);
+    }
+    let rate: Bytes = text
+        .parse()
+        .map_err(|error| format!("{error}, or unlimited"))?;
+    if rate.0 < ERASE_RATE_MIN {
+        return Err(format!("{text:?} is below {}", Bytes(ERASE_RATE_MIN)));
+    }
+    Ok(EraseRate::Bytes(rate.0))
 }
 
 /// `--io-backend`.
@@ -144,7 +171,10 @@ impl Args {
     pub fn limits(&self) -> Limits {
         Limits {
             health_interval: self.health_interval,
-            erase_bytes_per_second_max: self.erase_rate_max.map(|rate| rate.0),
+            erase_bytes_per_second_max: match self.erase_rate_max {
+                EraseRate::Unlimited => None,
+                EraseRate::Bytes(rate) => Some(rate),
+            },
         }
     }
 }
@@ -164,7 +194,9 @@ mod tests {
         assert_eq!(args.min_size, Bytes(512 << 20));
         assert_eq!(args.health_interval, Duration::from_secs(60));
         assert_eq!(args.io_backend, IoBackend::Auto);
-        assert_eq!(args.limits().erase_bytes_per_second_max, None);
+        assert_eq!(args.limits().erase_bytes_per_second_max, Some(200 << 20));
+        let unlimited = parse("--node n1 --erase-rate-max unlimited").unwrap();
+        assert_eq!(unlimited.limits().erase_bytes_per_second_max, None);
         assert!(!args.allow_loop && args.devices.is_empty());
     }
 
@@ -172,7 +204,7 @@ mod tests {
     fn what_is_typed_is_taken() {
         let args = parse("--node n1 --devices loop{1...2},sdb --erase-rate-max 100MB --health-interval 2s --io-backend threads").unwrap();
         assert_eq!(args.devices, ["loop{1...2}", "sdb"]);
-        assert_eq!(args.erase_rate_max, Some(Bytes(100_000_000)));
+        assert_eq!(args.erase_rate_max, EraseRate::Bytes(100_000_000));
         assert_eq!(args.health_interval, Duration::from_secs(2));
     }
 
@@ -183,6 +215,8 @@ mod tests {
             "--node n1 --min-size x",
             "--node n1 --health-interval 1ms",
             "--node n1 --health-interval 60",
+            "--node n1 --erase-rate-max 0",
+            "--node n1 --erase-rate-max fast",
         ] {
             assert!(parse(bad).is_err(), "{bad}");
         }

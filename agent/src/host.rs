@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use block::claim::Claim;
-use block::erase::{Method, Range, Warrant};
+use block::erase::course::Queue;
+use block::erase::{Limiter, Piece, Range, Warrant, Zeroed};
 
 use crate::probe::Seen;
 
@@ -173,8 +174,14 @@ pub trait HeldDevice: Send {
     /// Writes the claim block, and flushes. `None` zeroes it, which only the warrant of a removal allows.
     fn write_claim(&self, warrant: &Warrant, claim: Option<&Claim>) -> Result<(), HostError>;
 
-    /// Zeroes one range with one method, durably. [`HostError::is_unsupported`] where the device cannot do it so.
-    fn zero(&self, warrant: &Warrant, method: Method, range: Range) -> Result<(), HostError>;
+    /// The pace at which zeroes are written and read back: one for all drives of the node.
+    fn limiter(&self) -> &Limiter;
+
+    /// What the kernel says now of what the device can do by itself.
+    fn queue(&self) -> Queue;
+
+    /// Zeroes one piece by its method, durably. [`HostError::is_unsupported`] where the device cannot do it so.
+    fn zero(&self, warrant: &Warrant, piece: Piece) -> Result<Zeroed, HostError>;
 
     /// Reads a range back past the page cache. `None`: all zero; else the offset of the first byte that is not.
     fn find_nonzero(&self, range: Range) -> Result<Option<u64>, HostError>;

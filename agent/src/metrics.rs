@@ -11,6 +11,7 @@ use prometheus_client::registry::{Registry, Unit};
 use api::latency::BUCKET_BOUNDS_NS;
 
 use crate::host::BlockCounters;
+use crate::reconcile::Limits;
 
 /// Label: the drive.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -50,6 +51,8 @@ pub struct Metrics {
     pub ready: Family<OfDrive, Gauge>,
     /// Bytes erased.
     pub erased_bytes: Family<OfDrive, Counter>,
+    /// Bytes a second that erasing and reading back may take of all drives together; 0 for no limit.
+    pub erase_limit_bytes: Gauge,
     /// The kernel's count of operations.
     pub kernel_operations: Family<OfDriveOp, Counter>,
     /// The kernel's sum of their durations, in milliseconds: its own unit.
@@ -75,7 +78,7 @@ fn latencies() -> Histogram {
 impl Metrics {
     /// Makes them and registers them.
     #[must_use]
-    pub fn new(registry: &mut Registry) -> Self {
+    pub fn new(registry: &mut Registry, limits: &Limits) -> Self {
         let metrics = Self {
             io_latency: Family::new_with_constructor(latencies),
             capacity_bytes: Family::default(),
@@ -83,6 +86,7 @@ impl Metrics {
             used_bytes: Family::default(),
             ready: Family::default(),
             erased_bytes: Family::default(),
+            erase_limit_bytes: Gauge::default(),
             kernel_operations: Family::default(),
             kernel_milliseconds: Family::default(),
             kernel_bytes: Family::default(),
@@ -90,6 +94,9 @@ impl Metrics {
             reconcile_errors: Family::default(),
             status_writes: Counter::default(),
         };
+        let limit = limits.erase_bytes_per_second_max.unwrap_or(0);
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        metrics.erase_limit_bytes.set(limit);
         metrics.register(registry);
         metrics
     }
@@ -150,6 +157,12 @@ impl Metrics {
             "health_errors",
             "Health reads that failed",
             self.health_errors.clone(),
+        );
+        registry.register_with_unit(
+            "ringpv_erase_limit",
+            "What erasing and reading back may take in a second, all drives together; 0 for no limit",
+            Unit::Bytes,
+            self.erase_limit_bytes.clone(),
         );
         registry.register(
             "ringpv_reconcile_errors",

@@ -21,7 +21,7 @@
 
 use std::sync::Arc;
 
-use api::drive::Step;
+use api::drive::{Progress, Step};
 use api::names::{FINALIZER_DEVICE, FINALIZER_PLACEMENT};
 use api::{Bytes, Drive, DrivePhase, Reason};
 use block::claim::{Claim, ClaimState};
@@ -230,7 +230,7 @@ fn bearer(drive: &Drive, device: &Arc<Seen>, site: &Site) -> Plan {
             ),
         ),
         Some(ClaimState::Preparing) if drive.spec.suspended => {
-            stand(DrivePhase::Preparing, Reason::Suspended, "")
+            stand(DrivePhase::Preparing, Reason::Suspended, rests(drive))
         }
         Some(ClaimState::Preparing) if claim.is_some_and(|c| is_of(c, drive)) => {
             Plan::Do(resumed(drive, device, held.file_system))
@@ -268,6 +268,23 @@ fn of_another_cluster(drive: &Drive, device: &Seen, held: &Held, site: &Site) ->
             };
             refused(drive, Reason::ForeignCluster, whose)
         }
+    }
+}
+
+/// How far a preparation or an erasing removal is that a person suspended. It goes on from there.
+fn rests(drive: &Drive) -> String {
+    let status = drive.status.as_ref();
+    match status.and_then(|status| status.progress.as_ref()) {
+        Some(Progress {
+            step: Step::Erase,
+            done_bytes,
+            total_bytes,
+            ..
+        }) if *total_bytes > 0 => {
+            let (done, total) = (Bytes(*done_bytes), Bytes(*total_bytes));
+            format!("erasing rests at {done} of {total}")
+        }
+        Some(_) | None => String::new(),
     }
 }
 

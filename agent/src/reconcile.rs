@@ -39,7 +39,7 @@ pub use start::{START_WAIT, attach_from_disk};
 pub struct Limits {
     /// Between two health reads of a drive.
     pub health_interval: Duration,
-    /// Bytes a second that erasing and reading back may take of one drive.
+    /// Bytes a second that erasing and reading back may take, all drives of the node together.
     pub erase_bytes_per_second_max: Option<u64>,
 }
 

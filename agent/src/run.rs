@@ -17,6 +17,7 @@ use anyhow::Context as _;
 use api::serve::calls::Calls;
 use api::serve::logs::LogFilter;
 use api::serve::{Readiness, admin, socket};
+use block::erase::Limiter;
 use futures::FutureExt as _;
 use jiff::Timestamp;
 use kube::Client;
@@ -156,10 +157,13 @@ async fn context(
 ) -> anyhow::Result<(Context, Discovery)> {
     let uring = matches!(backend, block::Backend::Uring { .. });
     let discovery = discovery(args, &site, uring).await?;
+    let limits = args.limits();
+    let limiter = Limiter::new(limits.erase_bytes_per_second_max);
     let host: Arc<dyn Host> = Arc::new(LinuxHost {
         sys: "/sys".into(),
         proc: "/proc".into(),
         backend,
+        limiter: Arc::new(limiter),
         discovery: discovery.clone(),
     });
     let registry = Registry::default();
@@ -177,8 +181,8 @@ async fn context(
         registry,
         volumes,
         snapshots: discovery.subscribe(),
-        metrics: Arc::new(Metrics::new(metrics)),
-        limits: args.limits(),
+        metrics: Arc::new(Metrics::new(metrics, &limits)),
+        limits,
         clock: Timestamp::now,
     };
     Ok((ctx, discovery))

@@ -72,12 +72,12 @@ pub fn after(mut status: DriveStatus, outcome: &Outcome, now: Timestamp) -> Driv
             latency.read = Some(LatencySummary::clone(summary));
         }
         Outcome::Erased {
-            method,
+            methods,
             bytes,
             whole,
         } => {
             status.erased = Some(ErasedProof {
-                method: method.as_str().to_owned(),
+                method: methods.clone(),
                 bytes: *bytes,
                 verified_bytes: 0,
                 verify: EraseVerify::None,

@@ -34,6 +34,10 @@ use std::str::FromStr;
 
 use crate::{Condition, LatencySummary, Reason};
 
+mod erase;
+
+pub use erase::{Erase, EraseLevel, EraseMethod, EraseVerify, ErasedProof, Removal};
+
 /// What is wanted of a drive.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -268,46 +272,6 @@ pub enum Transport {
     Other,
 }
 
-/// How a device is erased.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Erase {
-    /// Method.
-    #[serde(default)]
-    pub method: EraseMethod,
-    /// What is read back.
-    #[serde(default)]
-    pub verify: EraseVerify,
-}
-
-/// Methods of erasing.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
-pub enum EraseMethod {
-    /// Offloaded zeroing of the whole device where it has it, else every signature area. Never hours long.
-    #[default]
-    Auto,
-    /// Every area in which a signature may be.
-    Signatures,
-    /// The whole device, by writes of zeroes where it cannot do it itself. May take hours.
-    Zero,
-}
-
-/// What is read back after erasing.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
-pub enum EraseVerify {
-    /// Nothing.
-    None,
-    /// Signature areas and a seeded sample.
-    #[default]
-    Sample,
-    /// Everything that was erased.
-    Full,
-}
-
 /// What a drive must show before it is formatted. Absent bounds are not tested.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -321,14 +285,6 @@ pub struct Gate {
     /// Least sequential write, bytes a second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub write_bytes_per_second_min: Option<u64>,
-}
-
-/// What removal does beyond letting go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Removal {
-    /// A person's word, checked against this very drive, that its data may be destroyed.
-    pub erase: Erase,
 }
 
 /// What a drive is.
@@ -515,36 +471,6 @@ pub struct DriveLatency {
     /// Mean number of requests in flight over the same time, in hundredths.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load_hundredths: Option<u64>,
-}
-
-/// How a drive was erased.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ErasedProof {
-    /// What was done, in order: `zero-range`, `write-zeroes`, `zero-writes`, `discard`.
-    pub method: String,
-    /// Bytes that were erased.
-    pub bytes: u64,
-    /// Bytes that were read back as zero.
-    pub verified_bytes: u64,
-    /// How it was checked.
-    pub verify: EraseVerify,
-    /// What it is worth. Zeroing is logical: the cells may keep older data; only Sanitize and Format are physical.
-    pub level: EraseLevel,
-    /// When it was done.
-    #[schemars(with = "String", extend("format" = "date-time"))]
-    pub at: Timestamp,
-}
-
-/// What an erasure is worth.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum EraseLevel {
-    /// Only the areas of signatures were zeroed; other data may be read by who reads the raw device.
-    Signatures,
-    /// The device answers zeroes everywhere; its cells may keep older data.
-    Logical,
-    /// The device destroyed its cells' content (NVMe Format or Sanitize).
-    Physical,
 }
 
 /// The controller's judgement on a drive's health.

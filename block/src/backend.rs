@@ -58,6 +58,15 @@ pub enum Backend {
 }
 
 impl Backend {
+    /// The flags of its rings, where it has rings.
+    #[must_use]
+    pub const fn ring_flags(&self) -> Option<RingFlags> {
+        match self {
+            Self::Uring { flags } => Some(*flags),
+            Self::Threads { .. } => None,
+        }
+    }
+
     /// `uring` or `threads`.
     #[must_use]
     pub const fn name(&self) -> &'static str {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::sync::OnceLock;
 
 /// Every buffer begins at a multiple of this: the page size, which no device asks to exceed.
 pub const ALIGNMENT: usize = 4096;
@@ -98,6 +99,19 @@ impl fmt::Debug for Buffer {
     }
 }
 
+/// Bytes of [`zeroes`].
+pub(crate) const ZEROES_BYTES: usize = 1 << 20;
+
+/// Zeroes to write from: one piece for all drives of the process, aligned, never freed and never changed.
+pub(crate) fn zeroes() -> &'static [u8] {
+    static ZEROES: OnceLock<&'static [u8]> = OnceLock::new();
+    ZEROES.get_or_init(|| {
+        let memory: &'static [u8] = Vec::leak(vec![0; ZEROES_BYTES + ALIGNMENT]);
+        let start = memory.as_ptr().align_offset(ALIGNMENT);
+        memory.get(start..start + ZEROES_BYTES).unwrap_or_default()
+    })
+}
+
 impl Deref for Buffer {
     type Target = [u8];
 
@@ -132,6 +146,13 @@ mod tests {
             assert_eq!(buffer.as_ptr().align_offset(ALIGNMENT), 0);
             assert!(buffer.iter().all(|byte| *byte == 0));
         }
+    }
+
+    #[test]
+    fn there_are_zeroes() {
+        assert_eq!(zeroes().len(), ZEROES_BYTES);
+        assert_eq!(zeroes().as_ptr().align_offset(ALIGNMENT), 0);
+        assert!(zeroes().iter().all(|byte| *byte == 0));
     }
 
     #[test]

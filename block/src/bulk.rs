@@ -1,9 +1,10 @@
 //! Large transfers over one held device: writing zeroes, and reading back whether they are there.
 //!
-//! Throughput is all that counts here, latency nothing, so this runs on tokio-uring: a thread of its own with
-//! [`LANES`] transfers of [`TRANSFER_BYTES`] in flight (more gains nothing and delays the device's neighbours). Where
-//! io_uring does not work, plain threads do the same with `pread` and `pwrite`. No memory is shared with a transfer
-//! in flight: a buffer goes in and comes home.
+//! Throughput is what counts here, up to the rate that the process allows itself. Zeroes are written by a plain ring from
+//! one registered piece of memory, which is faster than any buffer of a transfer's own (figures: kernel-notes/11). Reading
+//! back runs on tokio-uring: a thread of its own with [`LANES`] transfers of at most [`TRANSFER_BYTES`] in flight (more
+//! gains nothing and delays the device's neighbours); no memory is shared with a transfer in flight: a buffer goes in and
+//! comes home. Where io_uring does not work, plain threads do both with `pread` and `pwrite`.
 
 use std::fs::File;
 use std::io;
@@ -15,7 +16,8 @@ use std::thread;
 use tokio::sync::mpsc;
 use tokio_uring::buf::BoundedBuf as _;
 
-use crate::erase::Range;
+use crate::erase::{Limiter, Range};
+use crate::uring::{RingFlags, zeroes};
 
 /// Bytes of one transfer.
 pub const TRANSFER_BYTES: u64 = 1 << 20;
@@ -50,8 +52,8 @@ enum Verb {
     Find,
 }
 
+/// Something to look for.
 struct Job {
-    verb: Verb,
     range: Range,
     answer: answers::Sender<Result<Option<u64>, BulkError>>,
 }
@@ -60,52 +62,66 @@ struct Job {
 #[derive(Debug)]
 pub struct Bulk {
     file: Arc<File>,
-    jobs: Option<mpsc::Sender<Job>>,
+    limiter: Arc<Limiter>,
+    uring: Option<(RingFlags, mpsc::Sender<Job>)>,
 }
 
 impl Bulk {
-    /// Over `file`, opened with `O_DIRECT`. With `uring` its thread starts now, and ends when this is dropped.
-    pub fn new(file: Arc<File>, uring: bool) -> io::Result<Self> {
-        let jobs = if uring {
-            let (sender, jobs) = mpsc::channel(QUEUED_MAX);
-            let target = file.try_clone()?;
-            thread::Builder::new()
-                .name("bulk".to_owned())
-                .spawn(move || tokio_uring::start(serve(target, jobs)))?;
-            Some(sender)
-        } else {
-            None
+    /// Over `file`, opened with `O_DIRECT`, at the pace of `limiter`. By io_uring with the flags that
+    /// [`probe_backend`](crate::probe_backend) found, else by threads; the ring that reads has a thread that starts now,
+    /// and ends when this is dropped.
+    pub fn new(
+        file: Arc<File>,
+        uring: Option<RingFlags>,
+        limiter: Arc<Limiter>,
+    ) -> io::Result<Self> {
+        let uring = match uring {
+            Some(flags) => {
+                let (sender, jobs) = mpsc::channel(QUEUED_MAX);
+                let (target, limiter) = (file.try_clone()?, Arc::clone(&limiter));
+                thread::Builder::new()
+                    .name("bulk".to_owned())
+                    .spawn(move || tokio_uring::start(serve(target, limiter, jobs)))?;
+                Some((flags, sender))
+            }
+            None => None,
         };
-        Ok(Self { file, jobs })
+        Ok(Self {
+            file,
+            limiter,
+            uring,
+        })
     }
 
     /// Writes zeroes over `range` and flushes the device.
     pub fn zero(&self, range: Range) -> Result<(), BulkError> {
-        self.run(Verb::Zero, range).map(|_| ())
+        let written = match &self.uring {
+            Some((flags, _)) => zeroes::write(&self.file, range, *flags, &self.limiter),
+            None => return by_threads(&self.file, &self.limiter, Verb::Zero, range).map(drop),
+        };
+        match written {
+            Ok(()) => self
+                .file
+                .sync_data()
+                .map_err(|source| Verb::Zero.failed(range, source)),
+            // No more memory may be locked: it goes without.
+            Err((_, source)) if source.raw_os_error() == Some(libc::ENOMEM) => {
+                by_threads(&self.file, &self.limiter, Verb::Zero, range).map(drop)
+            }
+            Err((part, source)) => Err(Verb::Zero.failed(part, source)),
+        }
     }
 
     /// The offset of the first byte of `range` that is not zero.
     pub fn find_nonzero(&self, range: Range) -> Result<Option<u64>, BulkError> {
-        self.run(Verb::Find, range)
-    }
-
-    fn run(&self, verb: Verb, range: Range) -> Result<Option<u64>, BulkError> {
-        let Some(jobs) = &self.jobs else {
-            return by_threads(&self.file, verb, range);
+        let Some((_, jobs)) = &self.uring else {
+            return by_threads(&self.file, &self.limiter, Verb::Find, range);
         };
         let (answer, answered) = answers::channel();
-        let gone = || BulkError {
-            verb: verb.word(),
-            offset: range.offset,
-            bytes: range.bytes,
-            source: io::Error::other("the thread of the large transfers ended"),
-        };
-        jobs.blocking_send(Job {
-            verb,
-            range,
-            answer,
-        })
-        .map_err(|_| gone())?;
+        let ended = || io::Error::other("the thread of the large transfers ended");
+        let gone = || Verb::Find.failed(range, ended());
+        jobs.blocking_send(Job { range, answer })
+            .map_err(|_| gone())?;
         answered.recv().map_err(|_| gone())?
     }
 }
@@ -155,14 +171,14 @@ pub fn write(file: &File, offset: u64, content: &[u8]) -> Result<(), BulkError> 
 }
 
 /// The transfers of one lane: every [`LANES`]th of the range, in order.
-fn lane_transfers(range: Range, lane: u64) -> impl Iterator<Item = Range> {
-    let step = TRANSFER_BYTES * LANES;
+fn lane_transfers(range: Range, lane: u64, bytes: u64) -> impl Iterator<Item = Range> {
+    let step = bytes * LANES;
     let end = range.offset + range.bytes;
-    let mut next = range.offset + lane * TRANSFER_BYTES;
+    let mut next = range.offset + lane * bytes;
     std::iter::from_fn(move || {
         let transfer = (next < end).then(|| Range {
             offset: next,
-            bytes: (end - next).min(TRANSFER_BYTES),
+            bytes: (end - next).min(bytes),
         })?;
         next += step;
         Some(transfer)
@@ -193,63 +209,59 @@ fn first_nonzero(bytes: &[u8]) -> Option<usize> {
     Some(from + within)
 }
 
-async fn serve(target: File, mut jobs: mpsc::Receiver<Job>) {
+async fn serve(target: File, limiter: Arc<Limiter>, mut jobs: mpsc::Receiver<Job>) {
     let file = std::rc::Rc::new(tokio_uring::fs::File::from_std(target));
-    while let Some(job) = jobs.recv().await {
+    while let Some(Job { range, answer }) = jobs.recv().await {
         let lanes: Vec<_> = (0..LANES)
-            .map(|lane| tokio_uring::spawn(by_uring(file.clone(), job.verb, job.range, lane)))
+            .map(|lane| {
+                let lane = by_uring(file.clone(), Arc::clone(&limiter), range, lane);
+                tokio_uring::spawn(lane)
+            })
             .collect();
         let mut result = Ok(None);
         for lane in lanes {
             let outcome = lane
                 .await
-                .unwrap_or_else(|lost| Err(job.verb.failed(job.range, io::Error::other(lost))));
+                .unwrap_or_else(|lost| Err(Verb::Find.failed(range, io::Error::other(lost))));
             result = earliest(result, outcome);
         }
-        if job.verb == Verb::Zero && result.is_ok() {
-            result = match file.sync_data().await {
-                Ok(()) => Ok(None),
-                Err(source) => Err(job.verb.failed(job.range, source)),
-            };
-        }
         // The asker may be gone; then nobody wants to know.
-        drop(job.answer.send(result));
+        drop(answer.send(result));
     }
 }
 
 async fn by_uring(
     file: std::rc::Rc<tokio_uring::fs::File>,
-    verb: Verb,
+    limiter: Arc<Limiter>,
     range: Range,
     lane: u64,
 ) -> Result<Option<u64>, BulkError> {
     let mut memory = memory();
-    for transfer in lane_transfers(range, lane) {
+    let bytes = limiter.transfer_bytes(TRANSFER_BYTES);
+    for transfer in lane_transfers(range, lane, bytes) {
+        tokio::time::sleep(limiter.take(transfer.bytes)).await;
         let part = aligned(&memory, transfer.bytes);
-        let slice = memory.slice(part);
-        match verb {
-            Verb::Zero => {
-                let (done, slice) = file.write_all_at(slice, transfer.offset).await;
-                done.map_err(|source| verb.failed(transfer, source))?;
-                memory = slice.into_inner();
-            }
-            Verb::Find => {
-                let (done, slice) = file.read_exact_at(slice, transfer.offset).await;
-                done.map_err(|source| verb.failed(transfer, source))?;
-                if let Some(at) = first_nonzero(&slice) {
-                    return Ok(Some(transfer.offset + at as u64));
-                }
-                memory = slice.into_inner();
-            }
+        let (done, slice) = file
+            .read_exact_at(memory.slice(part), transfer.offset)
+            .await;
+        done.map_err(|source| Verb::Find.failed(transfer, source))?;
+        if let Some(at) = first_nonzero(&slice) {
+            return Ok(Some(transfer.offset + at as u64));
         }
+        memory = slice.into_inner();
     }
     Ok(None)
 }
 
-fn by_threads(file: &File, verb: Verb, range: Range) -> Result<Option<u64>, BulkError> {
+fn by_threads(
+    file: &File,
+    limiter: &Limiter,
+    verb: Verb,
+    range: Range,
+) -> Result<Option<u64>, BulkError> {
     let result = thread::scope(|scope| {
         let lanes: Vec<_> = (0..LANES)
-            .map(|lane| scope.spawn(move || by_thread(file, verb, range, lane)))
+            .map(|lane| scope.spawn(move || by_thread(file, limiter, verb, range, lane)))
             .collect();
         let lost = || Err(verb.failed(range, io::Error::other("a transfer panicked")));
         let mut result = Ok(None);
@@ -265,9 +277,17 @@ fn by_threads(file: &File, verb: Verb, range: Range) -> Result<Option<u64>, Bulk
     Ok(result)
 }
 
-fn by_thread(file: &File, verb: Verb, range: Range, lane: u64) -> Result<Option<u64>, BulkError> {
+fn by_thread(
+    file: &File,
+    limiter: &Limiter,
+    verb: Verb,
+    range: Range,
+    lane: u64,
+) -> Result<Option<u64>, BulkError> {
     let mut memory = memory();
-    for transfer in lane_transfers(range, lane) {
+    let bytes = limiter.transfer_bytes(TRANSFER_BYTES);
+    for transfer in lane_transfers(range, lane, bytes) {
+        thread::sleep(limiter.take(transfer.bytes));
         let part = aligned(&memory, transfer.bytes);
         let slice = memory.get_mut(part).unwrap_or_default();
         let done = match verb {
@@ -301,6 +321,18 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
+    /// By threads and, where there is one, by a ring; with a limit and without.
+    fn ways() -> Vec<(Option<RingFlags>, Arc<Limiter>)> {
+        let found = crate::probe_backend(crate::Choice::Auto).unwrap();
+        let mut ways = Vec::new();
+        for uring in [None, found.ring_flags()] {
+            for rate in [None, Some(500 * MIB)] {
+                ways.push((uring, Arc::new(Limiter::new(rate))));
+            }
+        }
+        ways
+    }
+
     #[test]
     fn lanes_share_a_range_without_gap_or_overlap() {
         let range = Range {
@@ -308,7 +340,7 @@ mod tests {
             bytes: 21 * MIB + 512,
         };
         let mut all: Vec<Range> = (0..LANES)
-            .flat_map(|lane| lane_transfers(range, lane))
+            .flat_map(|lane| lane_transfers(range, lane, MIB))
             .collect();
         all.sort_unstable();
         let mut end = range.offset;
@@ -321,7 +353,7 @@ mod tests {
 
     #[test]
     fn a_range_is_zeroed_and_nothing_beside_it() {
-        for uring in [false, true] {
+        for (uring, limiter) in ways() {
             let file = tempfile::NamedTempFile::new().unwrap();
             let size = 20 * MIB;
             std::fs::write(file.path(), vec![0xa5; usize::try_from(size).unwrap()]).unwrap();
@@ -330,7 +362,7 @@ mod tests {
                 .write(true)
                 .open(file.path())
                 .unwrap();
-            let bulk = Bulk::new(Arc::new(direct), uring).unwrap();
+            let bulk = Bulk::new(Arc::new(direct), uring, limiter).unwrap();
             let range = Range {
                 offset: MIB,
                 bytes: 17 * MIB + 4096,
@@ -346,7 +378,7 @@ mod tests {
             assert_eq!(
                 bulk.find_nonzero(whole).unwrap(),
                 Some(end),
-                "uring: {uring}"
+                "uring: {uring:?}"
             );
             let before = Range {
                 offset: 0,
@@ -358,10 +390,21 @@ mod tests {
 
     #[test]
     fn a_failure_is_told() {
+        let all = Range {
+            offset: 0,
+            bytes: 3 * MIB,
+        };
+        for (uring, limiter) in ways() {
+            let reading = tempfile::NamedTempFile::new().unwrap();
+            let reading = Arc::new(File::open(reading.path()).unwrap());
+            let bulk = Bulk::new(reading, uring, limiter).unwrap();
+            let error = bulk.zero(all).unwrap_err();
+            assert_eq!(error.source.raw_os_error(), Some(libc::EBADF), "{uring:?}");
+        }
         let file = tempfile::NamedTempFile::new().unwrap();
-        for uring in [false, true] {
+        for (uring, limiter) in ways() {
             let handle = Arc::new(file.reopen().unwrap());
-            let error = Bulk::new(handle, uring)
+            let error = Bulk::new(handle, uring, limiter)
                 .unwrap()
                 .find_nonzero(Range {
                     offset: 0,

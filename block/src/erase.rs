@@ -1,21 +1,28 @@
-//! Erasing, as a plan: what is zeroed, in which pieces and how; and what is read back. Pure.
+//! Erasing: what is zeroed ([`Plan`]), in which pieces and how ([`Course`]), at what pace ([`Limiter`]), by whose right
+//! ([`Warrant`]), and what is read back. Pure but for [`run`], which does it.
 //!
 //! The claim block is never part of a plan. A plan is a list of ranges and a cursor: the number of bytes of them that
 //! are done. The cursor is kept in the Drive's status, so a killed agent goes on where it was; doing a piece twice
 //! harms nothing. Whether a device can zero by itself is learned from the first piece: the advertised limit lies
 //! (kernel-notes/10), and `PUNCH_HOLE` is the one call that fails instead of writing.
+//!
+//! Nothing is discarded. `PUNCH_HOLE` zeroes *and* unmaps where the device can do both, so a discard before it would be
+//! the same work twice; after it, or after written zeroes, a discard could only put back what the device likes to answer
+//! for unmapped blocks, and where it promises nothing that need not be zero.
 
 use crate::claim::{CLAIM_BYTES, claim_offset};
 use crate::random::Random;
 
+pub mod course;
+pub mod limiter;
+pub mod run;
 pub mod warrant;
 
+pub use course::{Course, Zeroed};
+pub use limiter::{Bucket, Limiter};
+pub use run::{EraseError, Erased, Eraser, erase};
 pub use warrant::{Bearer, Found, Ours, Unwarranted, Warrant};
 
-/// Bytes of one offloaded piece: large enough to cost nothing, small enough for progress and for stopping.
-const PUNCH_PIECE_BYTES: u64 = 256 << 20;
-/// Bytes of one written piece.
-const WRITE_PIECE_BYTES: u64 = 64 << 20;
 /// At either end of a device, what is taken for a signature area. Every known magic lies within.
 const EDGE_BYTES: u64 = 16 << 20;
 /// Around a magic far from the ends.
@@ -43,6 +50,10 @@ pub enum Wanted {
 pub enum Method {
     /// `fallocate(PUNCH_HOLE)` on the device: offloaded, and honest.
     PunchHole,
+    /// `fallocate(ZERO_RANGE)`: offloaded without unmapping; else the kernel writes zeroes and says nothing.
+    ZeroRange,
+    /// `fallocate(WRITE_ZEROES)`, kernel 6.17 and later: offloaded where the device unmaps and answers zeroes.
+    WriteZeroes,
     /// Writes of zeroes, several in flight.
     ZeroWrites,
 }
@@ -53,8 +64,16 @@ impl Method {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::PunchHole => "punch-hole",
+            Self::ZeroRange => "zero-range",
+            Self::WriteZeroes => "write-zeroes",
             Self::ZeroWrites => "zero-writes",
         }
+    }
+
+    /// Whether it is the device that zeroes.
+    #[must_use]
+    pub const fn is_offloaded(self) -> bool {
+        !matches!(self, Self::ZeroWrites)
     }
 }
 
@@ -88,12 +107,11 @@ pub struct Piece {
     pub method: Method,
 }
 
-/// What is erased, and how.
+/// What is erased. How, is the [`Course`]'s.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     wanted: Wanted,
     device_bytes: u64,
-    method: Method,
     whole: bool,
     ranges: Vec<Range>,
 }
@@ -102,20 +120,18 @@ impl Plan {
     /// The plan to begin with.
     #[must_use]
     pub fn new(wanted: Wanted, device_bytes: u64) -> Self {
-        match wanted {
-            Wanted::Auto | Wanted::Zero => Self {
-                wanted,
-                device_bytes,
-                method: Method::PunchHole,
-                whole: true,
-                ranges: whole(device_bytes),
-            },
-            Wanted::Signatures => Self {
-                wanted,
-                device_bytes,
-                method: Method::ZeroWrites,
-                whole: false,
-                ranges: signature_areas(device_bytes),
+        let whole_wanted = match wanted {
+            Wanted::Auto | Wanted::Zero => true,
+            Wanted::Signatures => false,
+        };
+        Self {
+            wanted,
+            device_bytes,
+            whole: whole_wanted,
+            ranges: if whole_wanted {
+                whole(device_bytes)
+            } else {
+                signature_areas(device_bytes)
             },
         }
     }
@@ -124,31 +140,24 @@ impl Plan {
     #[must_use]
     pub fn resumed(wanted: Wanted, device_bytes: u64, total_bytes: u64) -> Self {
         let first = Self::new(wanted, device_bytes);
-        match first.without_offload() {
-            Some((second, _)) if first.total_bytes() != total_bytes => second,
-            Some(_) | None => first,
+        match wanted {
+            Wanted::Auto if total_bytes != 0 && first.total_bytes() != total_bytes => {
+                Self::new(Wanted::Signatures, device_bytes)
+            }
+            Wanted::Auto | Wanted::Zero | Wanted::Signatures => first,
         }
     }
 
-    /// The plan for a device that cannot zero by itself, and whether the cursor holds on. `None`: there is no other.
+    /// What was asked for.
     #[must_use]
-    pub fn without_offload(&self) -> Option<(Self, bool)> {
-        match (self.method, self.wanted) {
-            (Method::ZeroWrites, _) => None,
-            (Method::PunchHole, Wanted::Zero) => {
-                let method = Method::ZeroWrites;
-                Some((
-                    Self {
-                        method,
-                        ..self.clone()
-                    },
-                    true,
-                ))
-            }
-            (Method::PunchHole, Wanted::Auto | Wanted::Signatures) => {
-                Some((Self::new(Wanted::Signatures, self.device_bytes), false))
-            }
-        }
+    pub const fn wanted(&self) -> Wanted {
+        self.wanted
+    }
+
+    /// Size of its device.
+    #[must_use]
+    pub const fn device_bytes(&self) -> u64 {
+        self.device_bytes
     }
 
     /// Bytes of the plan in all.
@@ -163,23 +172,10 @@ impl Plan {
         self.whole
     }
 
-    /// How it is done.
+    /// The part at the cursor, at most `bytes_max` of it. `None` at the end.
     #[must_use]
-    pub const fn method(&self) -> Method {
-        self.method
-    }
-
-    /// The piece at the cursor. `None` at the end.
-    #[must_use]
-    pub fn piece_at(&self, cursor: u64) -> Option<Piece> {
-        let piece_bytes = match self.method {
-            Method::PunchHole => PUNCH_PIECE_BYTES,
-            Method::ZeroWrites => WRITE_PIECE_BYTES,
-        };
-        Some(Piece {
-            range: part_at(&self.ranges, cursor, piece_bytes)?,
-            method: self.method,
-        })
+    pub fn part_at(&self, cursor: u64, bytes_max: u64) -> Option<Range> {
+        part_at(&self.ranges, cursor, bytes_max)
     }
 
     /// All that was erased, to be read back in full.
@@ -294,115 +290,4 @@ fn merged(mut ranges: Vec<Range>) -> Vec<Range> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const MIB: u64 = 1 << 20;
-    const GIB: u64 = 1 << 30;
-
-    fn walk(plan: &Plan) -> Vec<Piece> {
-        let mut pieces = Vec::new();
-        let mut cursor = 0;
-        while let Some(piece) = plan.piece_at(cursor) {
-            cursor += piece.range.bytes;
-            pieces.push(piece);
-        }
-        assert_eq!(cursor, plan.total_bytes());
-        pieces
-    }
-
-    #[test]
-    fn plans() {
-        let cases = [
-            (Wanted::Auto, GIB, Method::PunchHole, GIB - 4096),
-            (Wanted::Zero, GIB, Method::PunchHole, GIB - 4096),
-            (Wanted::Signatures, GIB, Method::ZeroWrites, 33 * MIB - 4096),
-            (
-                Wanted::Signatures,
-                512 * GIB,
-                Method::ZeroWrites,
-                34 * MIB - 4096,
-            ),
-            (
-                Wanted::Signatures,
-                20 * MIB,
-                Method::ZeroWrites,
-                20 * MIB - 4096,
-            ),
-        ];
-        for (wanted, size, method, total) in cases {
-            let plan = Plan::new(wanted, size);
-            assert_eq!((plan.method(), plan.total_bytes()), (method, total));
-            walk(&plan);
-        }
-    }
-
-    #[test]
-    fn every_place_where_a_signature_is_looked_for_is_erased() {
-        for size in [512 * MIB, GIB + 512, 3 * GIB + 4096 * 7, 300 * GIB, 1 << 44] {
-            let areas = signature_areas(size);
-            for looked in crate::signature::everywhere(size) {
-                let looked = Range {
-                    offset: looked.start,
-                    bytes: looked.end - looked.start,
-                };
-                for part in without_claim(vec![looked], size) {
-                    let covers =
-                        |area: &Range| area.offset <= part.offset && part.end() <= area.end();
-                    assert!(areas.iter().any(covers), "{part:?} of {size}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_device_that_cannot_zero_by_itself() {
-        let (auto, keeps) = Plan::new(Wanted::Auto, GIB).without_offload().unwrap();
-        assert_eq!(
-            (auto.clone(), keeps),
-            (Plan::new(Wanted::Signatures, GIB), false)
-        );
-        assert!(auto.without_offload().is_none());
-        let (zero, keeps) = Plan::new(Wanted::Zero, GIB).without_offload().unwrap();
-        assert!(keeps && zero.is_whole() && zero.method() == Method::ZeroWrites);
-    }
-
-    #[test]
-    fn a_resume_takes_the_plan_that_was_under_way() {
-        let first = Plan::new(Wanted::Auto, GIB);
-        let second = first.without_offload().unwrap().0;
-        for plan in [&first, &second] {
-            let again = Plan::resumed(Wanted::Auto, GIB, plan.total_bytes());
-            assert_eq!(again.erased(), plan.erased());
-        }
-        let zero = Plan::new(Wanted::Zero, GIB);
-        assert_eq!(Plan::resumed(Wanted::Zero, GIB, zero.total_bytes()), zero);
-    }
-
-    proptest! {
-        #[test]
-        fn the_claim_block_is_never_in_a_plan(sectors in 1u64..1 << 30, kind in 0usize..3, seed: u64) {
-            let size = sectors * 512;
-            let wanted = [Wanted::Auto, Wanted::Signatures, Wanted::Zero][kind];
-            let plan = Plan::new(wanted, size);
-            let mut last_end = 0;
-            for range in plan.erased().iter().copied().chain(plan.sample(seed)) {
-                prop_assert!(range.bytes > 0 && range.end() <= size);
-                prop_assert_eq!(range.offset % 4096, 0);
-                if let Some(offset) = claim_offset(size) {
-                    let claim = Range { offset, bytes: CLAIM_BYTES };
-                    prop_assert!(!range.overlaps(claim));
-                }
-            }
-            for piece in walk(&plan) {
-                prop_assert!(piece.range.offset >= last_end);
-                last_end = piece.range.end();
-            }
-            let claim = if claim_offset(size).is_some() { CLAIM_BYTES.min(size) } else { 0 };
-            if plan.is_whole() {
-                prop_assert_eq!(plan.total_bytes() + claim, size);
-            }
-        }
-    }
-}
+mod tests;

@@ -6,7 +6,11 @@ use std::os::fd::AsFd as _;
 
 use nix::errno::Errno;
 
-use crate::sys::{self, FileExtent};
+use crate::sys;
+
+pub(crate) mod kernel;
+
+use kernel::FileExtent;
 
 /// Extents of one file at most; a file with more is too fragmented to be read evenly.
 const EXTENTS_MAX: usize = 4096;
@@ -76,7 +80,7 @@ mod tests {
     #[test]
     fn the_layout_is_the_kernels() {
         assert_eq!(size_of::<FileExtent>(), 56);
-        let header = size_of::<sys::FileMap>() - sys::FILE_MAP_EXTENTS * 56;
+        let header = size_of::<kernel::FileMap>() - kernel::FILE_MAP_EXTENTS * 56;
         assert_eq!(header, 32);
     }
 

@@ -16,6 +16,7 @@ use nix::errno::Errno;
 use crate::buffer::{Buffer, Registered};
 use crate::device::Op;
 use crate::error::errno_of;
+use crate::extents::kernel::FileMap;
 use crate::quota::kernel::{DiskQuota, FileAttributes};
 use crate::uring::OpFile;
 
@@ -32,63 +33,17 @@ mod ioctl {
     nix::ioctl_readwrite_bad!(
         fs_ioc_fiemap,
         nix::request_code_readwrite!(b'f', 11, 32),
-        super::FileMap
+        crate::extents::kernel::FileMap
     );
 }
 
-/// Extents that one [`file_map`] tells of.
-pub(crate) const FILE_MAP_EXTENTS: usize = FILE_MAP_EXTENTS_U32 as usize;
-const FILE_MAP_EXTENTS_U32: u32 = 64;
-
-/// `struct fiemap` of the kernel, with room for extents.
-#[repr(C)]
-#[derive(Clone, Debug, Default)]
-pub(crate) struct FileMap {
-    pub(crate) start: u64,
-    pub(crate) length: u64,
-    pub(crate) flags: u32,
-    pub(crate) mapped_extents: u32,
-    extent_count: u32,
-    reserved: u32,
-    pub(crate) extents: FileExtents,
-}
-
-/// The extents of a [`FileMap`].
-#[repr(C)]
-#[derive(Clone, Debug)]
-pub(crate) struct FileExtents(pub(crate) [FileExtent; FILE_MAP_EXTENTS]);
-
-impl Default for FileExtents {
-    fn default() -> Self {
-        Self([FileExtent::default(); FILE_MAP_EXTENTS])
-    }
-}
-
-/// `struct fiemap_extent` of the kernel.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct FileExtent {
-    pub(crate) logical: u64,
-    pub(crate) physical: u64,
-    pub(crate) length: u64,
-    reserved: [u64; 2],
-    pub(crate) flags: u32,
-    reserved_more: [u32; 3],
-}
-
-/// Where `length` bytes of a file from `start` are on its device (`FS_IOC_FIEMAP`), at most [`FILE_MAP_EXTENTS`] extents.
-/// What was not written back yet is written back first.
+/// Where `length` bytes of a file from `start` are on its device (`FS_IOC_FIEMAP`), at most [`FILE_MAP_EXTENTS`](crate::extents::kernel::FILE_MAP_EXTENTS)
+/// extents. What was not written back yet is written back first.
 ///
 /// # Errors
 /// The file system does not know the call, or the file's map cannot be read.
 pub(crate) fn file_map(file: BorrowedFd<'_>, start: u64, length: u64) -> Result<FileMap, Errno> {
-    let mut map = FileMap {
-        start,
-        length,
-        flags: 1, // FIEMAP_FLAG_SYNC
-        extent_count: FILE_MAP_EXTENTS_U32,
-        ..FileMap::default()
-    };
+    let mut map = FileMap::asking(start, length);
     // SAFETY: the kernel writes to the header and to at most `extent_count` extents, and so many follow the header.
     unsafe { ioctl::fs_ioc_fiemap(file.as_raw_fd(), &raw mut map) }?;
     Ok(map)
@@ -375,6 +330,54 @@ pub(crate) fn processor_ticks() -> Option<u64> {
     }
     #[cfg(not(target_arch = "x86_64"))]
     None
+}
+
+// ---- writing zeroes ----
+
+/// A ring whose operations all write the one piece of zeroes of this process ([`crate::buffer::zeroes`]). That memory is
+/// never freed and never written to, so an operation in flight borrows nothing that could go away.
+pub(crate) struct ZeroRing(IoUring);
+
+impl ZeroRing {
+    /// Over a ring that is not yet enabled.
+    ///
+    /// # Errors
+    /// As the kernel says: ENOMEM above the limit of locked memory.
+    pub(crate) fn new(ring: IoUring) -> Result<Self, Errno> {
+        let vector = nix::libc::iovec {
+            iov_base: crate::buffer::zeroes().as_ptr().cast_mut().cast(),
+            iov_len: crate::buffer::zeroes().len(),
+        };
+        // SAFETY: the vector names the whole of memory that lives for ever; the operations of `push`, the only ones that
+        // this ring gets, make the kernel read from it and never write.
+        unsafe { ring.submitter().register_buffers(&[vector]) }.map_err(|e| errno_of(&e))?;
+        Ok(Self(ring))
+    }
+
+    /// The ring, for what is safe to do with it.
+    pub(crate) const fn ring(&mut self) -> &mut IoUring {
+        &mut self.0
+    }
+
+    /// Queues the writing of `bytes` zeroes; false when there is no room.
+    pub(crate) fn push(
+        &mut self,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        bytes: u32,
+        token: u64,
+    ) -> bool {
+        let zeroes = crate::buffer::zeroes();
+        assert!(
+            bytes as usize <= zeroes.len(),
+            "no more zeroes than there are"
+        );
+        let file = types::Fd(file.as_raw_fd());
+        let entry = opcode::WriteFixed::new(file, zeroes.as_ptr(), bytes, 0);
+        let entry = entry.offset(offset).build().user_data(token);
+        // SAFETY: the entry names memory that lives for ever and is only read, as many bytes of it as there are.
+        unsafe { self.0.submission().push(&entry) }.is_ok()
+    }
 }
 
 // ---- memory ----

@@ -27,6 +27,7 @@ use crate::sys::{self, OwningRing};
 use crate::target::{Mode, Target};
 
 mod entry;
+pub(crate) mod zeroes;
 pub(crate) use entry::OpFile;
 
 /// Set-up flags of a ring, in the order in which kernels learned them: each level includes those below it.

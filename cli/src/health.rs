@@ -77,15 +77,7 @@ fn facts(row: &DriveRow, status: &DriveStatus) -> Vec<(&'static str, String)> {
             Bytes(c.used_bytes),
         )
     });
-    let erased = status.erased.as_ref().map_or_else(String::new, |e| {
-        format!(
-            "{} by {}, {} read back; level {:?}",
-            Bytes(e.bytes),
-            e.method,
-            Bytes(e.verified_bytes),
-            e.level
-        )
-    });
+    let erased = status.erased.as_ref().map(ToString::to_string);
     vec![
         ("id", row.drive.name_any()),
         (
@@ -95,7 +87,7 @@ fn facts(row: &DriveRow, status: &DriveStatus) -> Vec<(&'static str, String)> {
         ("tier", spec.access_tier.to_string()),
         ("state", phase),
         ("capacity", capacity),
-        ("erased", erased),
+        ("erased", erased.unwrap_or_default()),
     ]
 }
 

@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use api::drive::{Erase, EraseMethod, EraseVerify, Removal};
-use api::{Drive, Reason, Volume};
+use api::drive::{Erase, EraseMethod, EraseVerify, ErasedProof, Removal, Step};
+use api::{Drive, DrivePhase, Reason, Volume};
 use clap::Args;
 use kube::ResourceExt as _;
 use kube::api::{DeleteParams, Preconditions};
@@ -175,12 +175,16 @@ async fn until_gone(
     let api = session.api::<Drive>().await?;
     let screen = &mut session.screen;
     let mut left = BTreeSet::new();
+    let mut proofs = BTreeMap::new();
     let end = follow(api, args.wait.timeout, |all: &BTreeMap<String, Drive>| {
         left.clear();
         for (name, uid) in &uids {
             match all.get(name).filter(|d| d.uid() == *uid) {
                 Some(drive) => {
                     left.insert(name.clone());
+                    if let Some(erased) = proof(drive, args.erase) {
+                        proofs.insert(name.clone(), format!(": {erased}"));
+                    }
                     let (percent, step, detail) = wait::progress(drive);
                     board.show(screen, name, percent.min(99), &step, &detail)?;
                 }
@@ -192,9 +196,10 @@ async fn until_gone(
     .await;
     board.finish();
     for drive in drives.iter().filter(|d| !left.contains(&d.name_any())) {
+        let proof = proofs.get(&drive.name_any()).map_or("", String::as_str);
         session
             .screen
-            .line(format!("{} {fate}", drive_label(drive)))?;
+            .line(format!("{} {fate}{proof}", drive_label(drive)))?;
     }
     if end? == End::Done {
         return Ok(());
@@ -207,11 +212,20 @@ async fn until_gone(
     ))
 }
 
+/// How it was erased with its removal, as far as that was seen before its object went. What it says before the removal
+/// erases is of its preparation.
+fn proof(drive: &Drive, erases: bool) -> Option<ErasedProof> {
+    let status = drive.status.as_ref().filter(|_| erases)?;
+    let step = status.progress.as_ref()?.step;
+    let removing = status.phase == DrivePhase::Removing && step == Step::Verify;
+    let erased = status.erased.clone().filter(|_| removing)?;
+    (erased.verified_bytes > 0).then_some(erased)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing;
-    use api::DrivePhase;
 
     #[test]
     fn a_drive_with_volumes_is_not_removed() {

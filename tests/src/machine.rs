@@ -308,6 +308,10 @@ impl Machine {
         command.arg("--state-dir").arg(self.path("state"));
         command.arg("--csi-endpoint").arg(self.endpoint("agent"));
         command.arg("--devices").arg(names.join(","));
+        let rate = "--erase-rate-max";
+        if !self.agent_args.iter().any(|word| word == rate) {
+            command.args([rate, "unlimited"]);
+        }
         command.args(&self.agent_args);
         command
     }

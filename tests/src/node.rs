@@ -26,6 +26,7 @@ use api::serve::calls::Calls;
 use api::serve::{Readiness, socket};
 use api::volume::CapacityEnforcement;
 use api::{Reason, Volume, VolumePhase, VolumeStatus};
+use block::erase::Limiter;
 use block::probe::Prober;
 use block::{Backend, WhyThreads};
 use controller::embedded::{AnswerBody, Embedded, Options};
@@ -99,6 +100,7 @@ impl Node {
             backend: Backend::Threads {
                 why: WhyThreads::Asked,
             },
+            limiter: Arc::new(Limiter::unlimited()),
             discovery: nothing_discovered().await,
         });
         let registry = Registry::default();

@@ -80,6 +80,10 @@ impl Machine {
     fn context(&self) -> Context {
         self.look();
         let registry = Registry::default();
+        let limits = Limits {
+            health_interval: Duration::from_secs(60),
+            erase_bytes_per_second_max: None,
+        };
         Context {
             host: Arc::new(self.host.clone()),
             site: Arc::clone(&self.site),
@@ -95,11 +99,9 @@ impl Machine {
             snapshots: self.snapshots.subscribe(),
             metrics: Arc::new(Metrics::new(
                 &mut prometheus_client::registry::Registry::default(),
+                &limits,
             )),
-            limits: Limits {
-                health_interval: Duration::from_secs(60),
-                erase_bytes_per_second_max: None,
-            },
+            limits,
             clock: Timestamp::now,
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use block::erase::{
-    Bearer, Found, Piece, Plan, Range, Unwarranted, Wanted, part_at, signature_areas,
+    Bearer, Course, Found, Piece, Plan, Range, Unwarranted, Wanted, part_at, signature_areas,
 };
 use block::signature::{Found as Signature, Kind};
 
@@ -11,7 +11,7 @@ use super::{
     Apply, Claim, EraseMethod, EraseVerify, Hold, Method, Outcome, Reason, Refusal, Retry, Seen,
     Session, Verify, Warrant,
 };
-use crate::host::HeldDevice;
+use crate::host::{HeldDevice, HostError};
 use crate::probe::identity;
 
 /// Bytes read back in one piece.
@@ -114,49 +114,34 @@ impl Apply<'_> {
         total_bytes: u64,
     ) -> Result<Outcome, Refusal> {
         self.begin(session)?;
+        let (wanted, course) = (self.wanted(session), session.erase.take());
         let hold = session.hold()?;
-        let (wanted, size) = (self.wanted(session), hold.device.size_bytes());
-        let mut plan = session.erase.clone().unwrap_or_else(|| match total_bytes {
-            0 => Plan::new(wanted, size),
-            total => Plan::resumed(wanted, size, total),
-        });
-        let mut cursor = done_bytes;
-        let moved_bytes = loop {
-            let Some(Piece { range, method }) = plan.piece_at(cursor) else {
-                let outcome = Outcome::Erased {
-                    method: plan.method(),
-                    bytes: plan.total_bytes(),
-                    whole: plan.is_whole(),
+        let size = hold.device.size_bytes();
+        let mut course =
+            course.unwrap_or_else(|| Course::resumed(wanted, size, done_bytes, total_bytes));
+        let outcome = loop {
+            let Some(piece) = course.piece(hold.device.limiter()) else {
+                break Outcome::Erased {
+                    methods: course.methods(),
+                    bytes: course.plan().total_bytes(),
+                    whole: course.plan().is_whole(),
                 };
-                session.erase = Some(plan);
-                return Ok(outcome);
             };
-            match hold.device.zero(&hold.warrant, method, range) {
-                Ok(()) => {
-                    cursor += range.bytes;
-                    break if method == Method::ZeroWrites {
-                        range.bytes
-                    } else {
-                        0
+            match hold.device.zero(&hold.warrant, piece) {
+                Ok(zeroed) => {
+                    course.done(piece, &zeroed);
+                    break Outcome::Partly {
+                        done_bytes: course.cursor(),
+                        total_bytes: course.plan().total_bytes(),
+                        offloaded: piece.method.is_offloaded(),
                     };
                 }
-                Err(error) if error.is_unsupported() => match plan.without_offload() {
-                    Some((other, keeps)) => {
-                        plan = other;
-                        cursor = if keeps { cursor } else { 0 };
-                    }
-                    None => return Err(Refusal::of_host(Reason::EraseFailed, &error)),
-                },
+                Err(error) if is_refusal(&error) && course.refused(piece, hold.device.queue()) => {}
                 Err(error) => return Err(Refusal::of_host(Reason::EraseFailed, &error)),
             }
         };
-        let total_bytes = plan.total_bytes();
-        session.erase = Some(plan);
-        Ok(Outcome::Partly {
-            done_bytes: cursor,
-            total_bytes,
-            moved_bytes,
-        })
+        session.erase = Some(course);
+        Ok(outcome)
     }
 
     pub(super) fn verify(&self, session: &mut Session) -> Result<Outcome, Refusal> {
@@ -170,8 +155,9 @@ impl Apply<'_> {
         };
         let hold = session.hold()?;
         let before = state.done_bytes;
+        let piece_bytes = hold.device.limiter().piece_bytes(VERIFY_PIECE_BYTES);
         for _ in 0..VERIFY_SAMPLES {
-            let left = VERIFY_PIECE_BYTES.saturating_sub(state.done_bytes - before);
+            let left = piece_bytes.saturating_sub(state.done_bytes - before);
             let Some(part) = part_at(&state.ranges, state.done_bytes, left).filter(|_| left > 0)
             else {
                 break;
@@ -186,7 +172,7 @@ impl Apply<'_> {
             }
             state.done_bytes += part.bytes;
         }
-        let (done_bytes, moved_bytes) = (state.done_bytes, state.done_bytes - before);
+        let done_bytes = state.done_bytes;
         let total_bytes = state.ranges.iter().map(|range| range.bytes).sum();
         if done_bytes == total_bytes {
             return Ok(Outcome::Verified {
@@ -198,7 +184,7 @@ impl Apply<'_> {
         Ok(Outcome::Partly {
             done_bytes,
             total_bytes,
-            moved_bytes,
+            offloaded: false,
         })
     }
 
@@ -207,8 +193,9 @@ impl Apply<'_> {
         self.begin(session)?;
         let hold = session.hold()?;
         for range in signature_areas(hold.device.size_bytes()) {
+            let method = Method::ZeroWrites;
             hold.device
-                .zero(&hold.warrant, Method::ZeroWrites, range)
+                .zero(&hold.warrant, Piece { range, method })
                 .map_err(self.refused(Reason::EraseFailed))?;
         }
         Ok(Outcome::Changed)
@@ -222,9 +209,10 @@ impl Apply<'_> {
             .status
             .as_ref()
             .and_then(|status| status.erased.as_ref());
-        let plan = session.erase.clone().unwrap_or_else(|| {
-            Plan::resumed(wanted, size, erased.map_or(0, |erased| erased.bytes))
-        });
+        let plan = match &session.erase {
+            Some(course) => course.plan().clone(),
+            None => Plan::resumed(wanted, size, erased.map_or(0, |erased| erased.bytes)),
+        };
         Ok(match verify {
             EraseVerify::None => Vec::new(),
             EraseVerify::Sample => plan.sample(seed(self.id())),
@@ -246,6 +234,11 @@ impl Apply<'_> {
             EraseMethod::Zero => Wanted::Zero,
         }
     }
+}
+
+/// The device cannot do it so. EINVAL is a driver's way to say so: each piece is aligned.
+fn is_refusal(error: &HostError) -> bool {
+    error.is_unsupported() || error.errno() == Some(libc::EINVAL)
 }
 
 /// What stands against taking a device, apart from what it holds and whose it is.

@@ -2,9 +2,11 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bench::Report;
 use block::Backend;
+use block::erase::Limiter;
 
 use crate::probe::discovery::ReprobeError;
 use crate::probe::{Discovery, Seen};
@@ -32,6 +34,8 @@ pub struct LinuxHost {
     pub proc: PathBuf,
     /// How devices are read and written.
     pub backend: Backend,
+    /// The pace at which devices are erased and read back.
+    pub limiter: Arc<Limiter>,
     /// What looks at devices, and is told when one was changed from here.
     pub discovery: Discovery,
 }
@@ -71,7 +75,8 @@ impl Host for LinuxHost {
     }
 
     fn hold(&self, device: &str) -> Result<Box<dyn HeldDevice>, HostError> {
-        device::hold(device, self.backend, self.discovery.clone())
+        let limiter = Arc::clone(&self.limiter);
+        device::hold(device, self.backend, limiter, self.discovery.clone())
     }
 
     fn measure(&self, device: &str, run: Run<'_>) -> Result<Report, HostError> {

@@ -3,7 +3,7 @@
 use api::drive::Step;
 use api::{Drive, DrivePhase, Reason};
 
-use super::{Action, Plan, names, own_claim, stand, was_in_use};
+use super::{Action, Plan, names, own_claim, rests, stand, was_in_use};
 use crate::observe::Observed;
 use crate::site::Site;
 
@@ -14,6 +14,10 @@ pub(super) fn removal(drive: &Drive, seen: &Observed, site: &Site) -> Plan {
     }
     if drive.spec.removal.is_none() {
         return Plan::Do(vec![Action::DropFinalizer]);
+    }
+    // The word to suspend is the word to touch nothing: what a removal would destroy is kept until it is taken back.
+    if drive.spec.suspended {
+        return stand(DrivePhase::Removing, Reason::Suspended, rests(drive));
     }
     if !seen.complete {
         return Plan::Wait;

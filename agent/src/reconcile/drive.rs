@@ -334,7 +334,7 @@ impl Task {
             let Outcome::Partly {
                 done_bytes,
                 total_bytes,
-                moved_bytes,
+                offloaded,
             } = outcome
             else {
                 if let Outcome::Attached(attached) = &outcome {
@@ -359,9 +359,13 @@ impl Task {
                 self.report(self.status.clone()).await;
             }
             if self.changed_its_mind(drive) {
+                self.report(self.status.clone()).await;
+                self.rest(drive, session).await;
                 return Err(Stopped::Changed);
             }
-            self.pace(moved_bytes, began).await;
+            if offloaded && self.has_neighbours() {
+                tokio::time::sleep(began.elapsed()).await;
+            }
         }
     }
 
@@ -404,6 +408,29 @@ impl Task {
             .map_err(Stopped::Refused)
     }
 
+    /// Lets be a device that nothing more is done with for now.
+    async fn rest(&self, drive: &Drive, mut session: Session) {
+        let (ctx, drive, now) = (self.ctx.clone(), drive.clone(), (self.ctx.clock)());
+        let job = move || {
+            let apply = Apply {
+                host: ctx.host.as_ref(),
+                site: &ctx.site,
+                drive: &drive,
+                now,
+            };
+            apply.rest(&mut session)
+        };
+        match self.worker.run(Lane::Long, STEP_TIMEOUT, job).await {
+            Ok(Ok(())) => {}
+            Ok(Err(refusal)) => {
+                tracing::warn!(drive = self.id, reason = %refusal.reason, message = refusal.message, "What the device was left with could not be kept");
+            }
+            Err(error) => {
+                tracing::warn!(drive = self.id, %error, "What the device was left with could not be kept");
+            }
+        }
+    }
+
     /// Counts the bytes erased since the last piece.
     fn count_erased(&self, status: &DriveStatus) {
         let done = |status: &DriveStatus| {
@@ -439,18 +466,14 @@ impl Task {
             .is_none_or(|latest| asked(latest) != asked(drive))
     }
 
-    /// Sleeps as long as the bytes moved should have taken at the rate allowed.
-    async fn pace(&self, moved_bytes: u64, began: Instant) {
-        let Some(rate) = self
-            .ctx
-            .limits
-            .erase_bytes_per_second_max
-            .filter(|rate| *rate > 0)
-        else {
-            return;
-        };
-        let millis = moved_bytes.saturating_mul(1000) / rate;
-        tokio::time::sleep_until(began + Duration::from_millis(millis)).await;
+    /// Whether a piece that the device zeroes by itself is followed by a rest as long as itself, so that others have half of
+    /// the time of what they share with it: they do while volumes are on another drive, and a rate is set at all. Written
+    /// zeroes and read-back are paced as they go (`block::erase::Limiter`).
+    fn has_neighbours(&self) -> bool {
+        let others = self.ctx.registry.all().into_iter();
+        let mut others = others.filter(|other| *other.id != *self.id);
+        self.ctx.limits.erase_bytes_per_second_max.is_some()
+            && others.any(|other| self.ctx.volumes.promised_bytes(&other.id) != Some(0))
     }
 
     /// The drive is fit for use.

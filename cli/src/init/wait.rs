@@ -39,7 +39,11 @@ pub(crate) fn progress(drive: &Drive) -> (u32, String, String) {
                 0 => String::new(),
                 total => format!("{} of {}", Bytes(progress.done_bytes), Bytes(total)),
             };
-            (from + within, format!("{:?}", progress.step), detail)
+            let step = match status.reason {
+                Some(Reason::Suspended) => format!("{:?}, suspended", progress.step),
+                Some(_) | None => format!("{:?}", progress.step),
+            };
+            (from + within, step, detail)
         }
         (phase, _) => (0, format!("{phase:?}"), why()),
     }

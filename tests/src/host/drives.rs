@@ -8,7 +8,8 @@ use agent::host::{HeldDevice, Host as _, HostError, MakeXfs, Run};
 use agent::probe::{DeviceFacts, DeviceKind, Media, Seen, Snapshot, identity, judge_all};
 use api::drive::Transport;
 use block::claim::{CLAIM_BYTES, Claim, claim_offset};
-use block::erase::{Method, Range, Warrant};
+use block::erase::course::Queue;
+use block::erase::{Limiter, Method, Piece, Range, Warrant, Zeroed};
 use nix::errno::Errno;
 
 use super::disk::{Disk, Health};
@@ -187,7 +188,17 @@ pub(super) fn hold(host: &SimHost, device: &str) -> Result<Box<dyn HeldDevice>, 
         device: device.to_owned(),
         size_bytes,
         major_minor,
+        limiter: Limiter::unlimited(),
     }))
+}
+
+/// What the kernel says of a drive's queue.
+const fn queue(offloads: bool) -> Queue {
+    Queue {
+        zeroes_bytes_max: if offloads { 4 << 30 } else { 0 },
+        unmap_bytes_max: 0,
+        one_command: true,
+    }
 }
 
 /// A device that is held.
@@ -196,6 +207,7 @@ struct Held {
     device: String,
     size_bytes: u64,
     major_minor: String,
+    limiter: Limiter,
 }
 
 impl Drop for Held {
@@ -239,22 +251,37 @@ impl HeldDevice for Held {
         })
     }
 
-    fn zero(&self, warrant: &Warrant, method: Method, range: Range) -> Result<(), HostError> {
+    fn limiter(&self) -> &Limiter {
+        &self.limiter
+    }
+
+    fn queue(&self) -> Queue {
+        let offloads = |machine: &Machine| Ok(machine.disk(&self.device)?.offloads);
+        let offloads = self.host.look("look at", &self.device, offloads);
+        queue(offloads.unwrap_or(false))
+    }
+
+    fn zero(&self, warrant: &Warrant, piece: Piece) -> Result<Zeroed, HostError> {
+        let Piece { range, method } = piece;
         warrant.assert_device(&self.major_minor, self.size_bytes);
         warrant.assert_erasable(range);
         self.host.change("zero", &self.device, |machine| {
             let disk = machine.disk_mut(&self.device)?;
-            if method == Method::PunchHole && !disk.offloads {
+            if method.is_offloaded() && !disk.offloads {
                 return Err(Failure::Errno(Errno::EOPNOTSUPP));
             }
-            let serial = disk.serial.clone();
+            let (serial, offloads) = (disk.serial.clone(), disk.offloads);
             if let Some(files) = disk.zero(range) {
                 let files = Box::new(files);
                 machine
                     .destroyed
                     .push(Destroyed::FileSystem { serial, files });
             }
-            Ok(())
+            let ns_per_kib = if method == Method::ZeroRange { 1 } else { 500 };
+            Ok(Zeroed {
+                took_ns: range.bytes / 1024 * ns_per_kib,
+                queue: queue(offloads),
+            })
         })
     }
 

@@ -6,10 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use block::Backend;
-use block::bulk::{self, Bulk, BulkError};
+use block::bulk::{self, BulkError};
 use block::claim::{self, Claim};
-use block::erase::{Method, Range, Warrant};
-use nix::fcntl::{FallocateFlags, fallocate};
+use block::erase::course::Queue;
+use block::erase::{EraseError, Eraser, Limiter, Piece, Range, Warrant, Zeroed};
 use nix::sys::stat::{major, minor};
 
 use crate::probe::Discovery;
@@ -36,6 +36,7 @@ pub(super) fn number(device: &str) -> Result<String, HostError> {
 pub(super) fn hold(
     device: &str,
     backend: Backend,
+    limiter: Arc<Limiter>,
     discovery: Discovery,
 ) -> Result<Box<dyn HeldDevice>, HostError> {
     let path = device_path(device);
@@ -49,16 +50,13 @@ pub(super) fn hold(
             "it is no block device",
         ));
     }
-    let size_bytes = std::io::Seek::seek(&mut &file, std::io::SeekFrom::End(0)).map_err(failed)?;
     let file = Arc::new(file);
-    let uring = matches!(backend, Backend::Uring { .. });
-    let bulk = Bulk::new(Arc::clone(&file), uring).map_err(failed)?;
+    let eraser = Eraser::new(Arc::clone(&file), backend.ring_flags(), limiter)
+        .map_err(|error| of_erase(device, error))?;
     Ok(Box::new(Held {
         device: device.to_owned(),
-        major_minor: format!("{}:{}", major(found.rdev()), minor(found.rdev())),
-        size_bytes,
         file,
-        bulk,
+        eraser,
         backend,
         discovery,
     }))
@@ -75,10 +73,8 @@ fn open(path: &Path, write: bool, flags: i32) -> Result<File, HostError> {
 
 struct Held {
     device: String,
-    major_minor: String,
-    size_bytes: u64,
     file: Arc<File>,
-    bulk: Bulk,
+    eraser: Eraser,
     backend: Backend,
     discovery: Discovery,
 }
@@ -91,11 +87,11 @@ impl Drop for Held {
 
 impl HeldDevice for Held {
     fn size_bytes(&self) -> u64 {
-        self.size_bytes
+        self.eraser.size_bytes()
     }
 
     fn major_minor(&self) -> String {
-        self.major_minor.clone()
+        self.eraser.major_minor().to_owned()
     }
 
     fn read(&self, offset: u64, bytes: u64) -> Result<Vec<u8>, HostError> {
@@ -103,7 +99,7 @@ impl HeldDevice for Held {
     }
 
     fn write_claim(&self, warrant: &Warrant, claim: Option<&Claim>) -> Result<(), HostError> {
-        warrant.assert_device(&self.major_minor, self.size_bytes);
+        warrant.assert_device(self.eraser.major_minor(), self.eraser.size_bytes());
         let block = match claim {
             Some(claim) => claim
                 .encode()
@@ -120,36 +116,26 @@ impl HeldDevice for Held {
             .map_err(|error| of_bulk(&self.device, error))
     }
 
-    fn zero(&self, warrant: &Warrant, method: Method, range: Range) -> Result<(), HostError> {
-        warrant.assert_device(&self.major_minor, self.size_bytes);
-        warrant.assert_erasable(range);
-        match method {
-            Method::ZeroWrites => self.bulk.zero(range).map_err(|e| of_bulk(&self.device, e)),
-            Method::PunchHole => {
-                let failed = |errno| HostError::io("zero", &self.device, errno);
-                let flags =
-                    FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-                let signed =
-                    |n: u64| i64::try_from(n).map_err(|_| failed(nix::errno::Errno::EFBIG));
-                fallocate(
-                    &*self.file,
-                    flags,
-                    signed(range.offset)?,
-                    signed(range.bytes)?,
-                )
-                .map_err(failed)
-            }
-        }
+    fn limiter(&self) -> &Limiter {
+        self.eraser.limiter()
+    }
+
+    fn queue(&self) -> Queue {
+        self.eraser.queue()
+    }
+
+    fn zero(&self, warrant: &Warrant, piece: Piece) -> Result<Zeroed, HostError> {
+        let zeroed = self.eraser.zero(warrant, piece);
+        zeroed.map_err(|error| of_erase(&self.device, error))
     }
 
     fn find_nonzero(&self, range: Range) -> Result<Option<u64>, HostError> {
-        self.bulk
-            .find_nonzero(range)
-            .map_err(|error| of_bulk(&self.device, error))
+        let found = self.eraser.find_nonzero(range);
+        found.map_err(|error| of_erase(&self.device, error))
     }
 
     fn measure(&self, warrant: &Warrant, run: Run<'_>) -> Result<bench::Report, HostError> {
-        warrant.assert_device(&self.major_minor, self.size_bytes);
+        warrant.assert_device(self.eraser.major_minor(), self.eraser.size_bytes());
         assert!(
             !run.workload.extents.is_empty(),
             "a gate names what it touches"
@@ -161,6 +147,23 @@ impl HeldDevice for Held {
             });
         }
         measure::held(self.backend, &self.file, &device_path(&self.device), run)
+    }
+}
+
+fn of_erase(device: &str, error: EraseError) -> HostError {
+    match error {
+        EraseError::Bulk(error) => of_bulk(device, error),
+        EraseError::NoDevice(source) => HostError::io("measure", device, source),
+        EraseError::Offload {
+            method,
+            offset,
+            bytes,
+            source,
+        } => {
+            let target = format!("{bytes} bytes at {offset} of {device} by {method}");
+            HostError::io("zero", target, source)
+        }
+        EraseError::Cancelled { .. } => HostError::refused("zero", device, "it was stopped"),
     }
 }
 

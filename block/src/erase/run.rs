@@ -1,0 +1,256 @@
+//! Erasing for real: one held device, by its [`Course`], at the pace of a [`Limiter`], with a [`Warrant`] or not at all.
+//!
+//! [`Eraser`] does one piece; [`erase`] does all of them, for who has nothing else to do between two. The agent goes piece by
+//! piece, because it writes its cursor to the API in between.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::stat::{major, minor};
+
+use super::course::{Queue, Zeroed};
+use super::{Course, Limiter, Method, Piece, Range, Warrant};
+use crate::bulk::{Bulk, BulkError};
+use crate::clock::Clock;
+use crate::uring::RingFlags;
+
+/// `FALLOC_FL_WRITE_ZEROES`, which the C library's headers do not name yet (kernel-notes/12).
+const WRITE_ZEROES: i32 = 0x80;
+
+/// Devices for which zeroing with and without unmapping is one command (NVMe, virtio), and loop devices, which pass both
+/// on to a file system.
+const ONE_COMMAND: [&str; 3] = ["nvme", "vd", "loop"];
+
+/// Why an erasure stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum EraseError {
+    /// A call on the device failed.
+    #[error("{method} of {bytes} bytes at {offset}")]
+    Offload {
+        /// Which.
+        method: &'static str,
+        /// Where it began.
+        offset: u64,
+        /// How long it was.
+        bytes: u64,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// A write or a read failed.
+    #[error("{}", .0.to_string())]
+    Bulk(#[source] BulkError),
+    /// It is no block device that can be measured.
+    #[error("the device cannot be looked at")]
+    NoDevice(#[source] io::Error),
+    /// Somebody asked for the end.
+    #[error("stopped after {done_bytes} of {total_bytes} bytes")]
+    Cancelled {
+        /// Bytes done: a cursor to go on from.
+        done_bytes: u64,
+        /// Bytes in all.
+        total_bytes: u64,
+    },
+}
+
+impl EraseError {
+    /// The device cannot do it so; another way may do.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        let Self::Offload { source, .. } = self else {
+            return false;
+        };
+        matches!(
+            source.raw_os_error(),
+            Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENOTTY | libc::EREMOTEIO | libc::EINVAL)
+        )
+    }
+}
+
+/// A device that is being erased, open for writing with `O_DIRECT` and held by whoever made this.
+#[derive(Debug)]
+pub struct Eraser {
+    file: Arc<File>,
+    bulk: Bulk,
+    limiter: Arc<Limiter>,
+    major_minor: String,
+    size_bytes: u64,
+    sysfs: PathBuf,
+    clock: Clock,
+}
+
+impl Eraser {
+    /// Over a block device. By io_uring with the flags that [`probe_backend`](crate::probe_backend) found, else by threads.
+    ///
+    /// # Errors
+    /// [`EraseError::NoDevice`].
+    pub fn new(
+        file: Arc<File>,
+        uring: Option<RingFlags>,
+        limiter: Arc<Limiter>,
+    ) -> Result<Self, EraseError> {
+        let found = file.metadata().map_err(EraseError::NoDevice)?;
+        if !found.file_type().is_block_device() {
+            return Err(EraseError::NoDevice(Errno::ENOTBLK.into()));
+        }
+        let size_bytes = io::Seek::seek(&mut &*file, io::SeekFrom::End(0));
+        let major_minor = format!("{}:{}", major(found.rdev()), minor(found.rdev()));
+        let bulk = Bulk::new(Arc::clone(&file), uring, Arc::clone(&limiter));
+        Ok(Self {
+            sysfs: Path::new("/sys/dev/block").join(&major_minor),
+            major_minor,
+            size_bytes: size_bytes.map_err(EraseError::NoDevice)?,
+            bulk: bulk.map_err(EraseError::NoDevice)?,
+            file,
+            limiter,
+            clock: Clock::start(),
+        })
+    }
+
+    /// Size of the device.
+    #[must_use]
+    pub const fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// `major:minor` of the device.
+    #[must_use]
+    pub fn major_minor(&self) -> &str {
+        &self.major_minor
+    }
+
+    /// The pace.
+    #[must_use]
+    pub fn limiter(&self) -> &Limiter {
+        &self.limiter
+    }
+
+    /// Zeroes one piece, durably. [`EraseError::is_refusal`] where the device cannot do it so.
+    ///
+    /// # Errors
+    /// [`EraseError`].
+    ///
+    /// # Panics
+    /// The warrant is for another device, or the piece is not erasable.
+    pub fn zero(&self, warrant: &Warrant, piece: Piece) -> Result<Zeroed, EraseError> {
+        warrant.assert_device(&self.major_minor, self.size_bytes);
+        warrant.assert_erasable(piece.range);
+        let begun = self.clock.now_ns();
+        match piece.method {
+            Method::ZeroWrites => self.bulk.zero(piece.range).map_err(EraseError::Bulk)?,
+            Method::PunchHole | Method::ZeroRange | Method::WriteZeroes => self.offload(piece)?,
+        }
+        Ok(Zeroed {
+            took_ns: self.clock.now_ns().saturating_sub(begun),
+            queue: self.queue(),
+        })
+    }
+
+    /// The offset of the first byte of `range` that is not zero, read past the page cache.
+    ///
+    /// # Errors
+    /// [`EraseError::Bulk`].
+    pub fn find_nonzero(&self, range: Range) -> Result<Option<u64>, EraseError> {
+        self.bulk.find_nonzero(range).map_err(EraseError::Bulk)
+    }
+
+    fn offload(&self, Piece { range, method }: Piece) -> Result<(), EraseError> {
+        let flags = match method {
+            Method::ZeroRange => FallocateFlags::FALLOC_FL_ZERO_RANGE,
+            Method::WriteZeroes => FallocateFlags::from_bits_retain(WRITE_ZEROES),
+            Method::PunchHole | Method::ZeroWrites => {
+                FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE
+            }
+        };
+        let signed = |n: u64| i64::try_from(n).map_err(|_| Errno::EFBIG);
+        let done = signed(range.offset)
+            .and_then(|from| Ok((from, signed(range.bytes)?)))
+            .and_then(|(from, bytes)| fallocate(&*self.file, flags, from, bytes));
+        // The call does not flush what the device holds back.
+        done.map_err(io::Error::from)
+            .and_then(|()| self.file.sync_data())
+            .map_err(|source| EraseError::Offload {
+                method: method.as_str(),
+                offset: range.offset,
+                bytes: range.bytes,
+                source,
+            })
+    }
+
+    /// What the kernel says now of what the device can do; nothing where it does not say.
+    #[must_use]
+    pub fn queue(&self) -> Queue {
+        let read = |name: &str| {
+            let text = std::fs::read_to_string(self.sysfs.join("queue").join(name)).ok()?;
+            text.trim().parse().ok()
+        };
+        let name = std::fs::read_link(&self.sysfs).unwrap_or_default();
+        let name = name.file_name().unwrap_or_default().to_string_lossy();
+        Queue {
+            zeroes_bytes_max: read("write_zeroes_max_bytes").unwrap_or(0),
+            unmap_bytes_max: read("write_zeroes_unmap_max_bytes").unwrap_or(0),
+            one_command: ONE_COMMAND.iter().any(|kind| name.starts_with(kind)),
+        }
+    }
+}
+
+/// What an erasure came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Erased {
+    /// The methods that did a piece, in order.
+    pub methods: String,
+    /// Bytes.
+    pub bytes: u64,
+    /// All of the device, or its signature areas alone.
+    pub whole: bool,
+}
+
+/// Erases a device by `course`, from its cursor to the end. `progress` is told the bytes done and in all after each piece;
+/// `cancel` stops it between two pieces.
+///
+/// # Errors
+/// [`EraseError`]; [`EraseError::Cancelled`] has the cursor to go on from.
+///
+/// # Panics
+/// The warrant is for another device.
+pub fn erase(
+    eraser: &Eraser,
+    warrant: &Warrant,
+    mut course: Course,
+    progress: &mut dyn FnMut(u64, u64),
+    cancel: &AtomicBool,
+) -> Result<Erased, EraseError> {
+    while let Some(piece) = course.piece(eraser.limiter()) {
+        if cancel.load(Ordering::Relaxed) {
+            return Err(EraseError::Cancelled {
+                done_bytes: course.cursor(),
+                total_bytes: course.plan().total_bytes(),
+            });
+        }
+        match eraser.zero(warrant, piece) {
+            Ok(zeroed) => course.done(piece, &zeroed),
+            Err(error) if error.is_refusal() && course.refused(piece, eraser.queue()) => {}
+            Err(error) => return Err(error),
+        }
+        progress(course.cursor(), course.plan().total_bytes());
+    }
+    Ok(Erased {
+        methods: course.methods(),
+        bytes: course.plan().total_bytes(),
+        whole: course.plan().is_whole(),
+    })
+}
+
+/// How long a drive rests after an offloaded piece that took `took`, while its neighbours are in use: as long again, so that
+/// it has at most half of what they share.
+#[must_use]
+pub const fn rest_after(took: Duration) -> Duration {
+    took
+}
