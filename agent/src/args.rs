@@ -194,7 +194,10 @@ mod tests {
         assert_eq!(args.min_size, Bytes(512 << 20));
         assert_eq!(args.health_interval, Duration::from_secs(60));
         assert_eq!(args.io_backend, IoBackend::Auto);
-        assert_eq!(args.limits().erase_bytes_per_second_max, Some(200 << 20));
+        assert_eq!(
+            args.limits().erase_bytes_per_second_max,
+            Some(block::erase::limiter::RATE_DEFAULT)
+        );
         let unlimited = parse("--node n1 --erase-rate-max unlimited").unwrap();
         assert_eq!(unlimited.limits().erase_bytes_per_second_max, None);
         assert!(!args.allow_loop && args.devices.is_empty());

@@ -6,7 +6,10 @@ use std::sync::atomic::AtomicBool;
 
 use bench::{Histogram, Limits, Pattern, Workload, run};
 use block::null::Null;
-use block::{Backend, Choice, Geometry, Op, Options, ReadOnly, Target, Wait, open, probe_backend};
+use block::{
+    Backend, Choice, Device as _, Geometry, Op, Options, ReadOnly, Target, Wait, open,
+    probe_backend,
+};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 const GEOMETRY: Geometry = Geometry {

@@ -23,6 +23,7 @@ use crate::{Usage, permit};
 use figures::{Figures, Goal, Measure, Ratios};
 use ground::{Fill, Loop, Under};
 
+mod erasing;
 mod figures;
 mod ground;
 mod probing;
@@ -91,6 +92,8 @@ struct Lab {
 struct Device {
     path: PathBuf,
     fingerprint: String,
+    /// A file of random bytes as long as the device, for those that are written over between two rounds.
+    pattern: PathBuf,
 }
 
 impl Lab {
@@ -125,6 +128,7 @@ impl Lab {
         let device = Device {
             fingerprint: permit::fingerprint(&made.path)?,
             path: made.path.clone(),
+            pattern: PathBuf::new(),
         };
         self.keep(made);
         Ok(device)
@@ -147,6 +151,58 @@ impl Lab {
         let paths = made.iter().map(|made| made.path.clone()).collect();
         self.keep(made);
         Ok(paths)
+    }
+
+    /// Devices that zero by themselves, with a pattern to write over them.
+    fn zeroing(&self, count: usize, bytes: u64) -> anyhow::Result<Vec<Device>> {
+        self.to_erase(count, bytes, Under::Disk(&self.folder))
+    }
+
+    /// Devices that zeroes are written to, with a pattern to write over them.
+    fn overwritten(&self, count: usize, bytes: u64) -> anyhow::Result<Vec<Device>> {
+        self.to_erase(count, bytes, Under::Memory)
+    }
+
+    fn to_erase(&self, count: usize, bytes: u64, under: Under<'_>) -> anyhow::Result<Vec<Device>> {
+        if !self.given.is_empty() {
+            anyhow::ensure!(
+                self.given.len() >= count,
+                Skipped(format!(
+                    "{count} devices are needed, {} are given",
+                    self.given.len()
+                ))
+            );
+            anyhow::ensure!(
+                self.given
+                    .iter()
+                    .all(|device| !device.fingerprint.is_empty()),
+                Skipped("writes to devices: not without their --fingerprint".into())
+            );
+        }
+        let pattern = ground::pattern(bytes)?;
+        let path = pattern.path().to_path_buf();
+        self.keep(pattern);
+        let mut devices: Vec<Device> = self.given.iter().take(count).cloned().collect();
+        if devices.is_empty() {
+            for _ in 0..count {
+                let made = ground::make(under, bytes, Fill::Holes, |_| Ok(()))?;
+                devices.push(Device {
+                    path: made.path.clone(),
+                    fingerprint: permit::fingerprint(&made.path)?,
+                    pattern: PathBuf::new(),
+                });
+                self.keep(made);
+            }
+        } else {
+            // Each was named by a person who had looked at it; from here on it holds what this run writes.
+            for device in &devices {
+                permit::writable(&device.path, false, Some(&device.fingerprint))?;
+            }
+        }
+        for device in &mut devices {
+            device.pattern.clone_from(&path);
+        }
+        Ok(devices)
     }
 
     /// An empty file.
@@ -177,6 +233,10 @@ const CONTESTS: &[(&str, Make)] = &[
     ("health-check", transfers::health_check),
     ("probe-256", probing::all),
     ("probe-slow", probing::slow),
+    ("erase-8", erasing::offloaded),
+    ("erase-writes-1", |lab| erasing::written(lab, 1)),
+    ("erase-writes-8", |lab| erasing::written(lab, 8)),
+    ("neighbour", erasing::neighbour),
 ];
 
 /// A row with what came of it.
@@ -261,6 +321,7 @@ impl Compare {
         let given = self.devices.iter().map(|path| Device {
             path: path.clone(),
             fingerprint: words.next().unwrap_or_default(),
+            pattern: PathBuf::new(),
         });
         let path = self.t_io_uring.clone();
         if let Some(missing) = path.as_ref().filter(|path| !path.is_file()) {

@@ -23,6 +23,7 @@ use serde_json::{Map, Value};
 
 mod args;
 mod compare;
+mod erasing;
 mod jobs;
 mod look;
 mod permit;
@@ -45,6 +46,9 @@ fn main() -> ExitCode {
             run_jobs(&args, &beside)
         }
         Command::Probe(args) => look::probe(&args),
+        Command::Erase(args) => {
+            cancel_on_signal().and_then(|cancel| erasing::erase_all(&args, &cancel))
+        }
         Command::Compare(args) => {
             cancel_on_signal().and_then(|cancel| compare::compare(&args, &cancel))
         }

@@ -156,17 +156,28 @@ pub fn read(file: &File, range: Range) -> Result<Vec<u8>, BulkError> {
 
 /// Writes at most [`TRANSFER_BYTES`] and flushes the device.
 pub fn write(file: &File, offset: u64, content: &[u8]) -> Result<(), BulkError> {
-    let range = Range {
+    write_unflushed(file, offset, content)?;
+    let range = range_of(offset, content);
+    file.sync_data()
+        .map_err(|source| Verb::Zero.failed(range, source))
+}
+
+const fn range_of(offset: u64, content: &[u8]) -> Range {
+    Range {
         offset,
         bytes: content.len() as u64,
-    };
+    }
+}
+
+/// Writes at most [`TRANSFER_BYTES`], for who flushes the device after.
+pub fn write_unflushed(file: &File, offset: u64, content: &[u8]) -> Result<(), BulkError> {
+    let range = range_of(offset, content);
     assert!(range.bytes <= TRANSFER_BYTES, "one transfer at a time");
     let mut memory = memory();
     let part = aligned(&memory, range.bytes);
     let slice = memory.get_mut(part).unwrap_or_default();
     slice.copy_from_slice(content);
     file.write_all_at(slice, offset)
-        .and_then(|()| file.sync_data())
         .map_err(|source| Verb::Zero.failed(range, source))
 }
 

@@ -54,10 +54,6 @@ pub(crate) enum Clock {
 
 impl Clock {
     /// Starts now; the first of a process takes [`BASELINE`].
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a device carries its own clock; this is it"
-    )]
     pub(crate) fn start() -> Self {
         let first = *FIRST.get_or_init(|| Reading::now().filter(|_| kernel_trusts_ticks()));
         if let Some(first) = first {
@@ -71,6 +67,15 @@ impl Clock {
                 };
             }
         }
+        Self::start_plain()
+    }
+
+    /// Starts at once, by the kernel: for who reads it seldom.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a device carries its own clock; this is it"
+    )]
+    pub(crate) fn start_plain() -> Self {
         Self::Kernel {
             opened: Instant::now(),
         }

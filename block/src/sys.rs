@@ -19,6 +19,10 @@ use crate::error::errno_of;
 use crate::extents::kernel::FileMap;
 use crate::quota::kernel::{DiskQuota, FileAttributes};
 use crate::uring::OpFile;
+use crate::uring::abi::{
+    ENTER_EXT_ARG, ENTER_GETEVENTS, ENTER_REGISTERED_RING, REGISTER_RING_FDS, RingPlace,
+    UNREGISTER_RING_FDS, WaitArgument,
+};
 
 mod ioctl {
     //! Generated calls; each is `unsafe` and wrapped below.
@@ -87,35 +91,6 @@ pub(crate) fn no_ops(ring: &mut IoUring, depth: u32, turns: u32) -> Result<u64, 
         done += ring.completion().count() as u64;
     }
     Ok(done)
-}
-
-/// `io_uring_enter` reads what the kernel has for us, too; without it, deferred completions are not posted (kernel-notes/08).
-const ENTER_GETEVENTS: u32 = 1 << 0;
-/// Its last argument is a [`WaitArgument`].
-const ENTER_EXT_ARG: u32 = 1 << 3;
-/// Its first argument is a [`RingPlace`]'s offset.
-const ENTER_REGISTERED_RING: u32 = 1 << 4;
-const REGISTER_RING_FDS: u32 = 20;
-const UNREGISTER_RING_FDS: u32 = 21;
-/// Bytes of the kernel's set of signals, where none is given.
-const SIGNALS_BYTES: u32 = 8;
-
-/// `struct io_uring_getevents_arg` of the kernel.
-#[repr(C)]
-struct WaitArgument {
-    signals: u64,
-    signals_bytes: u32,
-    min_wait_us: u32,
-    timespec: u64,
-}
-
-/// `struct io_uring_rsrc_update` of the kernel, as it takes and gives the places of rings.
-#[repr(C)]
-#[derive(Default)]
-struct RingPlace {
-    offset: u32,
-    reserved: u32,
-    data: u64,
 }
 
 /// Gives a ring a place among those of this thread, or takes it away.
@@ -247,7 +222,7 @@ impl OwningRing {
                 )
             }
         };
-        let (address, length) = match argument {
+        let (address, length) = match &argument {
             Some(argument) => (std::ptr::from_ref(argument), size_of::<WaitArgument>()),
             None => (std::ptr::null(), 0),
         };

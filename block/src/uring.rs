@@ -26,6 +26,7 @@ use crate::error::{DeviceError, IoCause, IoError, OpenError, Refused, errno_of};
 use crate::sys::{self, OwningRing};
 use crate::target::{Mode, Target};
 
+pub(crate) mod abi;
 mod entry;
 pub(crate) mod zeroes;
 pub(crate) use entry::OpFile;

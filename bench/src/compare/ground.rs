@@ -92,6 +92,16 @@ pub(crate) fn make(
     Ok(Loop { path })
 }
 
+/// A file of random bytes in memory.
+pub(crate) fn pattern(bytes: u64) -> anyhow::Result<tempfile::NamedTempFile> {
+    let file = tempfile::Builder::new()
+        .prefix("ringpv-compare-")
+        .tempfile_in(MEMORY)
+        .with_context(|| format!("cannot make a file in {MEMORY}"))?;
+    write_random(file.as_file(), bytes).context("cannot fill a file in memory")?;
+    Ok(file)
+}
+
 fn write_random(mut file: &File, bytes: u64) -> std::io::Result<()> {
     let mut random = block::random::Random::new(bytes);
     let mut chunk = vec![0; CHUNK_BYTES];

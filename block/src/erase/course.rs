@@ -5,8 +5,8 @@
 //!   PUNCH_HOLE, 1 MiB ── refused ──────────────────────────► zero writes (signature areas alone, if that is all the plan is)
 //!        │ done
 //!   PUNCH_HOLE, timed ── fast, or nothing else may be tried ─► all the rest by PUNCH_HOLE
-//!        │ slow
-//!   ZERO_RANGE, WRITE_ZEROES: 1 MiB each, then timed ────────► all the rest by the fastest
+//!        │ slow (one that is slow on 1 MiB already is not timed again)
+//!   ZERO_RANGE, WRITE_ZEROES: 1 MiB each; timed, if close ───► all the rest by the fastest
 //!        └─ the device's own zeroing is gone ────────────────► all the rest by zero writes
 //! ```
 //! PUNCH_HOLE comes first because it is the one that fails instead of writing. The other two may write zeroes and say
@@ -24,6 +24,10 @@ use super::{Limiter, Method, Piece, Plan, Wanted};
 
 /// Bytes of the first piece by a method: refused or done, it costs nothing.
 const TRIAL_BYTES: u64 = 1 << 20;
+/// A first piece that took no longer shows what a call costs, not how fast the device is.
+const QUICK_NS: u64 = 100_000;
+/// So many times as fast is clear from a first piece.
+const CLEARLY: u64 = 2;
 /// Bytes of a piece that is timed.
 const TIMED_BYTES: u64 = 64 << 20;
 /// Bytes of one written piece.
@@ -96,6 +100,15 @@ impl Course {
         }
     }
 
+    /// By writes alone, whatever the device can do.
+    #[must_use]
+    pub fn by_writes(plan: Plan, cursor: u64) -> Self {
+        Self {
+            stage: Stage::Settled(Method::ZeroWrites),
+            ..Self::new(plan, cursor)
+        }
+    }
+
     /// Goes on with what was under way when `done_bytes` of `total_bytes` were recorded. A person may have asked for
     /// something else since: then the recorded bytes are those of another plan, and it begins anew.
     #[must_use]
@@ -154,7 +167,14 @@ impl Course {
             Stage::Try(method) | Stage::Time(method) if method != Method::PunchHole && gone => {
                 Stage::Settled(Method::ZeroWrites)
             }
-            Stage::Try(Method::PunchHole) => Stage::Time(Method::PunchHole),
+            Stage::Try(Method::PunchHole) if zeroed.took_ns <= QUICK_NS => {
+                Stage::Time(Method::PunchHole)
+            }
+            Stage::Try(method) if self.is_clearly_faster(piece.range.bytes, zeroed.took_ns) => {
+                let rate = bytes_per_second(piece.range.bytes, zeroed.took_ns);
+                self.best = Some((method, rate));
+                self.after(method, queue)
+            }
             // So slow on the first MiB that the kernel wrote it, or the device might as well have.
             Stage::Try(method) if !self.may_be_faster(piece.range.bytes, zeroed.took_ns) => {
                 self.after(method, queue)
@@ -210,6 +230,13 @@ impl Course {
             Method::ZeroRange if queue.unmap_bytes_max > 0 => Stage::Try(Method::WriteZeroes),
             Method::ZeroRange | Method::WriteZeroes | Method::ZeroWrites => Stage::Settled(best),
         }
+    }
+
+    /// Whether a first, small piece was so much faster than the fastest so far that no larger one need be timed.
+    fn is_clearly_faster(&self, bytes: u64, took_ns: u64) -> bool {
+        let rate = bytes_per_second(bytes, took_ns).get();
+        self.best
+            .is_none_or(|(_, best)| rate / CLEARLY > best.get())
     }
 
     /// Whether a first, small piece leaves room for being faster than the fastest so far. It need not be: a call has a cost
@@ -399,7 +426,7 @@ mod tests {
         let limiter = Limiter::unlimited();
         let mut device = device(Some(174_000_000), Some(100_000));
         let mut course = Course::new(Plan::new(Wanted::Zero, 64 * GIB), 0);
-        for method in [PunchHole, PunchHole, ZeroRange, ZeroRange, ZeroRange] {
+        for method in [PunchHole, ZeroRange, ZeroRange] {
             let piece = course.piece(&limiter).unwrap();
             assert_eq!(piece.method, method);
             let zeroed = device.zero(piece).unwrap();
@@ -444,7 +471,7 @@ mod tests {
             }
             let piece = course.piece(&limiter).unwrap().range.bytes;
             assert!(
-                piece.abs_diff(bytes) <= bytes / 50,
+                piece.abs_diff(bytes) <= bytes / 20,
                 "{piece} instead of {bytes}"
             );
         }

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 
+/// What a node allows itself where nobody says otherwise, in bytes a second: a tenth of what one NVMe drive can do.
+pub const RATE_DEFAULT: u64 = 200 << 20;
 /// What a late riser may make up for. Sleeps overshoot by tens of microseconds; without this the rate would never be met.
 const SLACK_NS: u64 = 2_000_000;
 /// Transfers are so small that one of them is this share of a second's bytes: a neighbour waits behind little.
@@ -63,7 +65,7 @@ impl Limiter {
         Self {
             bucket: bytes_per_second.map(|rate| Mutex::new(Bucket::new(rate))),
             bytes_per_second,
-            clock: Clock::start(),
+            clock: Clock::start_plain(),
         }
     }
 

@@ -47,6 +47,9 @@ pub enum EraseError {
     /// A write or a read failed.
     #[error("{}", .0.to_string())]
     Bulk(#[source] BulkError),
+    /// What was zeroed could not be made durable.
+    #[error("flushing the device")]
+    Flush(#[source] io::Error),
     /// It is no block device that can be measured.
     #[error("the device cannot be looked at")]
     NoDevice(#[source] io::Error),
@@ -110,7 +113,7 @@ impl Eraser {
             bulk: bulk.map_err(EraseError::NoDevice)?,
             file,
             limiter,
-            clock: Clock::start(),
+            clock: Clock::start_plain(),
         })
     }
 
@@ -132,7 +135,7 @@ impl Eraser {
         &self.limiter
     }
 
-    /// Zeroes one piece, durably. [`EraseError::is_refusal`] where the device cannot do it so.
+    /// Zeroes one piece. [`EraseError::is_refusal`] where the device cannot do it so. Not durable before [`flush`](Self::flush).
     ///
     /// # Errors
     /// [`EraseError`].
@@ -151,6 +154,14 @@ impl Eraser {
             took_ns: self.clock.now_ns().saturating_sub(begun),
             queue: self.queue(),
         })
+    }
+
+    /// Makes durable what was zeroed. Zeroing by the device does not flush what the device holds back.
+    ///
+    /// # Errors
+    /// [`EraseError::Flush`].
+    pub fn flush(&self) -> Result<(), EraseError> {
+        self.file.sync_data().map_err(EraseError::Flush)
     }
 
     /// The offset of the first byte of `range` that is not zero, read past the page cache.
@@ -173,9 +184,7 @@ impl Eraser {
         let done = signed(range.offset)
             .and_then(|from| Ok((from, signed(range.bytes)?)))
             .and_then(|(from, bytes)| fallocate(&*self.file, flags, from, bytes));
-        // The call does not flush what the device holds back.
         done.map_err(io::Error::from)
-            .and_then(|()| self.file.sync_data())
             .map_err(|source| EraseError::Offload {
                 method: method.as_str(),
                 offset: range.offset,
@@ -241,6 +250,7 @@ pub fn erase(
         }
         progress(course.cursor(), course.plan().total_bytes());
     }
+    eraser.flush()?;
     Ok(Erased {
         methods: course.methods(),
         bytes: course.plan().total_bytes(),

@@ -86,7 +86,7 @@ impl Threads {
             opened: Mutex::default(),
             asleep: AtomicBool::new(false),
             bell: EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?,
-            clock: Clock::start(),
+            clock: Clock::start_plain(),
         });
         let (ready, started) = mpsc::channel();
         let reader = Arc::clone(&shared);

@@ -125,7 +125,11 @@ impl HeldDevice for Held {
     }
 
     fn zero(&self, warrant: &Warrant, piece: Piece) -> Result<Zeroed, HostError> {
-        let zeroed = self.eraser.zero(warrant, piece);
+        // Durable before the cursor says so.
+        let zeroed = self.eraser.zero(warrant, piece).and_then(|zeroed| {
+            self.eraser.flush()?;
+            Ok(zeroed)
+        });
         zeroed.map_err(|error| of_erase(&self.device, error))
     }
 
@@ -153,6 +157,7 @@ impl HeldDevice for Held {
 fn of_erase(device: &str, error: EraseError) -> HostError {
     match error {
         EraseError::Bulk(error) => of_bulk(device, error),
+        EraseError::Flush(source) => HostError::io("flush", device, source),
         EraseError::NoDevice(source) => HostError::io("measure", device, source),
         EraseError::Offload {
             method,

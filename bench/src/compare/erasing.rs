@@ -1,0 +1,211 @@
+//! Zeroing devices, beside blkdiscard and dd; and what it does to a neighbour.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bench::{Limits, Pattern, Report, Workload};
+use block::erase::limiter::RATE_DEFAULT;
+use block::{Choice, Options, ReadOnly, Target};
+
+use super::figures::{Figures, Goal, Measure};
+use super::process::{Order, Program, find, run};
+use super::{Contest, Device, Lab, Row, Side};
+
+/// Devices of a contest of several.
+const SEVERAL: usize = 8;
+/// Bytes of each.
+const BYTES: u64 = 512 << 20;
+/// Bytes of the only one.
+const ONE_BYTES: u64 = 1 << 30;
+/// What is read of a neighbour, from one process, at this rate.
+const NEIGHBOUR_IOPS: u64 = 2000;
+
+/// Ours, over all devices at once. Each is written over before, by nobody's clock: zeroing what is zero is another job.
+fn ours(lab: &Lab, devices: &[Device], method: &'static str) -> Side {
+    let (own, devices) = (lab.own.clone(), devices.to_vec());
+    Side::new("ours", move || {
+        refill(&devices)?;
+        let mut words = vec!["erase".to_owned(), "--method".into(), method.into()];
+        words.extend(["--verify".into(), "none".into()]);
+        for device in &devices {
+            words.push(device.path.display().to_string());
+            words.push("--fingerprint".into());
+            words.push(crate::permit::fingerprint(&device.path)?);
+        }
+        Ok(run(&[Program::new(&own, words)], Order::InTurn)?.0)
+    })
+}
+
+fn peer(
+    name: &'static str,
+    tool: &str,
+    devices: &[Device],
+    words: impl Fn(&Device) -> Vec<String>,
+    order: Order,
+) -> Side {
+    let Some(path) = find(tool) else {
+        return Side::missing(name, tool);
+    };
+    let programs: Vec<Program> = devices
+        .iter()
+        .map(|device| Program::new(&path, words(device)))
+        .collect();
+    let devices = devices.to_vec();
+    Side::new(name, move || {
+        refill(&devices)?;
+        Ok(run(&programs, order)?.0)
+    })
+}
+
+/// Something else than zeroes over all of each device.
+fn refill(devices: &[Device]) -> anyhow::Result<()> {
+    let dd = find("dd").context("dd (package coreutils) is missing")?;
+    let words = |device: &Device| {
+        let to = format!("of={}", device.path.display());
+        let from = format!("if={}", device.pattern.display());
+        vec![
+            from,
+            to,
+            "bs=1M".into(),
+            "oflag=direct".into(),
+            "conv=notrunc,fsync".into(),
+            "status=none".into(),
+        ]
+    };
+    let programs: Vec<Program> = devices
+        .iter()
+        .map(|device| Program::new(&dd, words(device)))
+        .collect();
+    run(&programs, Order::InTurn).map(drop)
+}
+
+/// Devices that zero by themselves.
+pub(super) fn offloaded(lab: &Lab) -> anyhow::Result<Contest> {
+    let devices = lab.zeroing(SEVERAL, BYTES)?;
+    let words = |device: &Device| vec!["-z".into(), device.path.display().to_string()];
+    let (turn, once) = ("blkdiscard -z in turn", "blkdiscard -z at once");
+    let row = |name: &str, peer, goal| Row {
+        name: format!("erase-8/{name}"),
+        peer,
+        measure: Measure::Wall,
+        goal: Goal::AtLeast(goal),
+    };
+    Ok(Contest {
+        what: format!("{SEVERAL} devices zeroed by themselves"),
+        rows: vec![row("in-turn", turn, 10.0), row("at-once", once, 2.0)],
+        sides: vec![
+            ours(lab, &devices, "auto"),
+            peer(turn, "blkdiscard", &devices, words, Order::InTurn),
+            peer(once, "blkdiscard", &devices, words, Order::AtOnce),
+        ],
+    })
+}
+
+/// Devices that zeroes are written to.
+pub(super) fn written(lab: &Lab, count: usize) -> anyhow::Result<Contest> {
+    let bytes = if count == 1 { ONE_BYTES } else { BYTES };
+    let devices = lab.overwritten(count, bytes)?;
+    let blocks = bytes >> 20;
+    let words = |device: &Device| {
+        let to = format!("of={}", device.path.display());
+        let count = format!("count={blocks}");
+        vec![
+            "if=/dev/zero".into(),
+            to,
+            "bs=1M".into(),
+            count,
+            "oflag=direct".into(),
+            "conv=notrunc,fsync".into(),
+            "status=none".into(),
+        ]
+    };
+    let goal = if count == 1 { 1.3 } else { 1.6 };
+    Ok(Contest {
+        what: format!("{count} devices zeroed by writes, beside dd in turn"),
+        rows: vec![Row {
+            name: format!("erase-writes-{count}"),
+            peer: "dd",
+            measure: Measure::Wall,
+            goal: Goal::AtLeast(goal),
+        }],
+        sides: vec![
+            ours(lab, &devices, "writes"),
+            peer("dd", "dd", &devices, words, Order::InTurn),
+        ],
+    })
+}
+
+/// Reads of one device, while its neighbour is erased at the rate that the agent allows itself, and without.
+pub(super) fn neighbour(lab: &Lab) -> anyhow::Result<Contest> {
+    let mut devices = lab.overwritten(2, ONE_BYTES)?;
+    let (Some(erased), Some(read)) = (devices.pop(), devices.pop()) else {
+        anyhow::bail!("two devices are needed");
+    };
+    let (own, runtime) = (lab.own.clone(), lab.runtime);
+    let alone = read.path.clone();
+    Ok(Contest {
+        what: "the 99th percentile of reads while a neighbour is erased / without".into(),
+        rows: vec![Row {
+            name: "neighbour/p99".into(),
+            peer: "nothing erased",
+            measure: Measure::P99,
+            goal: Goal::AtMost(1.5),
+        }],
+        sides: vec![
+            Side::new("ours", move || {
+                refill(std::slice::from_ref(&erased))?;
+                let words = [
+                    "erase".to_owned(),
+                    "--method".into(),
+                    "writes".into(),
+                    "--rate".into(),
+                    RATE_DEFAULT.to_string(),
+                    "--verify".into(),
+                    "none".into(),
+                    erased.path.display().to_string(),
+                    "--fingerprint".into(),
+                    crate::permit::fingerprint(&erased.path)?,
+                ];
+                let eraser = Program::new(&own, words);
+                let ended = Arc::new(AtomicBool::new(false));
+                let told = Arc::clone(&ended);
+                let erasing = std::thread::spawn(move || {
+                    let done = run(&[eraser], Order::InTurn);
+                    told.store(true, Ordering::Relaxed);
+                    done
+                });
+                let figures = reads(read.path.clone(), runtime)?;
+                anyhow::ensure!(
+                    !ended.load(Ordering::Relaxed),
+                    "the neighbour was erased before the reads had ended: give a shorter --runtime"
+                );
+                match erasing.join() {
+                    Ok(done) => done.map(|_| figures),
+                    Err(_) => anyhow::bail!("the eraser's thread ended unexpectedly"),
+                }
+            }),
+            Side::new("nothing erased", move || reads(alone.clone(), runtime)),
+        ],
+    })
+}
+
+fn reads(device: PathBuf, runtime: Duration) -> anyhow::Result<Figures> {
+    let workload = Workload::new(Pattern::RandRead, 4096, 4);
+    let limits = Limits {
+        rate_iops: Some(NEIGHBOUR_IOPS),
+        ..Limits::time(runtime)
+    };
+    let backend = block::probe_backend(Choice::Auto)?;
+    let target = Target::<ReadOnly>::open(&device)?;
+    let mut opened = block::open(backend, target, Options::new(4, 4096))?;
+    let cancel = AtomicBool::new(false);
+    let report: Report = bench::run(&mut opened, &workload, &limits, &mut |_| {}, &cancel)?;
+    Ok(Figures {
+        wall_s: report.elapsed.as_secs_f64(),
+        p99_ns: Some(report.read.latency.percentile_ns(99.0) as f64),
+        ..Figures::default()
+    })
+}
