@@ -65,7 +65,7 @@ pub struct Args {
     /// Most bytes a second that zeroes written and read back may take, all drives of the node together: drives in use share
     /// its buses and processors. At least 1MiB, or unlimited. What a drive zeroes by itself is not counted; while volumes
     /// are on other drives it then rests for as long as it worked.
-    #[arg(long, value_name = "SIZE", default_value = "200MiB", value_parser = erase_rate)]
+    #[arg(long, value_name = "SIZE", default_value = "100MiB", value_parser = erase_rate)]
     pub erase_rate_max: EraseRate,
 
     /// What XFS does when its own reads or writes fail: give up at once, so that everybody sees it, or as the kernel would.

@@ -98,6 +98,12 @@ impl Metrics {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         metrics.erase_limit_bytes.set(limit);
         metrics.register(registry);
+        registry.register_with_unit(
+            "ringpv_erase_limit",
+            "What erasing and reading back may take in a second, all drives together; 0 for no limit",
+            Unit::Bytes,
+            metrics.erase_limit_bytes.clone(),
+        );
         metrics
     }
 
@@ -157,12 +163,6 @@ impl Metrics {
             "health_errors",
             "Health reads that failed",
             self.health_errors.clone(),
-        );
-        registry.register_with_unit(
-            "ringpv_erase_limit",
-            "What erasing and reading back may take in a second, all drives together; 0 for no limit",
-            Unit::Bytes,
-            self.erase_limit_bytes.clone(),
         );
         registry.register(
             "ringpv_reconcile_errors",

@@ -1,7 +1,7 @@
 //! Large transfers over one held device: writing zeroes, and reading back whether they are there.
 //!
 //! Throughput is what counts here, up to the rate that the process allows itself. Zeroes are written by a plain ring from
-//! one registered piece of memory, which is faster than any buffer of a transfer's own (figures: kernel-notes/11). Reading
+//! one registered piece of memory, which is faster than any buffer of a transfer's own (kernel-notes/11). Reading
 //! back runs on tokio-uring: a thread of its own with [`LANES`] transfers of at most [`TRANSFER_BYTES`] in flight (more
 //! gains nothing and delays the device's neighbours); no memory is shared with a transfer in flight: a buffer goes in and
 //! comes home. Where io_uring does not work, plain threads do both with `pread` and `pwrite`.

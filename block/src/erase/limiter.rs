@@ -9,14 +9,15 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 
-/// What a node allows itself where nobody says otherwise, in bytes a second: a tenth of what one NVMe drive can do.
-pub const RATE_DEFAULT: u64 = 200 << 20;
+/// What a node allows itself where nobody says otherwise, in bytes a second (kernel-notes/13).
+pub const RATE_DEFAULT: u64 = 100 << 20;
 /// What a late riser may make up for. Sleeps overshoot by tens of microseconds; without this the rate would never be met.
 const SLACK_NS: u64 = 2_000_000;
-/// Transfers are so small that one of them is this share of a second's bytes: a neighbour waits behind little.
-const TRANSFERS_PER_SECOND: u64 = 1024;
+/// Transfers are so small that one of them is this share of a second's bytes: a neighbour waits behind little
+/// (kernel-notes/13).
+const TRANSFERS_PER_SECOND: u64 = 4096;
 /// Smallest transfer that is made of that: smaller ones cost more processor than they spare latency.
-const TRANSFER_BYTES_MIN: u64 = 64 << 10;
+const TRANSFER_BYTES_MIN: u64 = 32 << 10;
 const NANOS: u128 = 1_000_000_000;
 
 /// When the next bytes may go, at a rate. Pure.
@@ -141,10 +142,11 @@ mod tests {
             (limiter.transfer_bytes(MIB), limiter.piece_bytes(64 * MIB))
         };
         assert_eq!(sizes(None), (MIB, 64 * MIB));
-        assert_eq!(sizes(Some(200 * MIB)), (128 << 10, 50 * MIB));
+        assert_eq!(sizes(Some(200 * MIB)), (32 << 10, 50 * MIB));
         assert_eq!(sizes(Some(4 << 30)), (MIB, 64 * MIB));
-        assert_eq!(sizes(Some(1000)), (64 << 10, MIB));
-        assert_eq!(sizes(Some(0)), (64 << 10, MIB));
+        assert_eq!(sizes(Some(1 << 30)), (256 << 10, 64 * MIB));
+        assert_eq!(sizes(Some(1000)), (32 << 10, MIB));
+        assert_eq!(sizes(Some(0)), (32 << 10, MIB));
     }
 
     #[test]

@@ -9,7 +9,6 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -256,11 +255,4 @@ pub fn erase(
         bytes: course.plan().total_bytes(),
         whole: course.plan().is_whole(),
     })
-}
-
-/// How long a drive rests after an offloaded piece that took `took`, while its neighbours are in use: as long again, so that
-/// it has at most half of what they share.
-#[must_use]
-pub const fn rest_after(took: Duration) -> Duration {
-    took
 }

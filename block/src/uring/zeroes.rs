@@ -130,13 +130,10 @@ impl Writes<'_> {
     /// Waits for one answer, for as long as that takes: a write that is given up may yet land, on what somebody wrote
     /// meanwhile. Whoever waits for this thread has a time limit; the device stays held until the last write has ended.
     fn enter(&mut self) {
-        match self.ring.ring().submit_and_wait(1) {
-            Ok(_) => {}
-            Err(error) => match errno_of(&error) {
-                Errno::EINTR => {}
-                // No memory for a request, or answers to be taken first: both pass.
-                _ => std::thread::sleep(BREATH),
-            },
+        let entered = self.ring.ring().submit_and_wait(1);
+        if entered.is_err_and(|error| errno_of(&error) != Errno::EINTR) {
+            // No memory for a request, or answers to be taken first: both pass.
+            std::thread::sleep(BREATH);
         }
     }
 }
