@@ -206,26 +206,18 @@ impl OwningRing {
             None => (self.ring.as_raw_fd().unsigned_abs(), 0),
         };
         let timespec = timeout.filter(|_| want > 0).map(types::Timespec::from);
-        let mut argument = WaitArgument {
-            signals: 0,
-            signals_bytes: SIGNALS_BYTES,
-            min_wait_us: 0,
-            timespec: 0,
+        let argument = timespec
+            .as_ref()
+            .map(|timespec| WaitArgument::until(std::ptr::from_ref(timespec).addr() as u64));
+        let (extended, address, length) = match &argument {
+            Some(argument) => (
+                ENTER_EXT_ARG,
+                std::ptr::from_ref(argument),
+                size_of::<WaitArgument>(),
+            ),
+            None => (0, std::ptr::null(), 0),
         };
-        let (flags, argument) = match &timespec {
-            None => (ENTER_GETEVENTS | registered, None),
-            Some(timespec) => {
-                argument.timespec = std::ptr::from_ref(timespec).addr() as u64;
-                (
-                    ENTER_GETEVENTS | ENTER_EXT_ARG | registered,
-                    Some(&argument),
-                )
-            }
-        };
-        let (address, length) = match &argument {
-            Some(argument) => (std::ptr::from_ref(argument), size_of::<WaitArgument>()),
-            None => (std::ptr::null(), 0),
-        };
+        let flags = ENTER_GETEVENTS | extended | registered;
         // SAFETY: the entries handed over name only memory of operations owned by `slots` (see `push`); the argument, if there is one,
         // and the time that it names outlive the call, and the kernel only reads them.
         let entered = unsafe {
