@@ -62,10 +62,10 @@ impl Measure {
 
     /// Ours over the peer's; of times the peer's over ours, so that it says how often as fast.
     pub(crate) fn ratio(self, ours: f64, peers: f64) -> f64 {
-        match self {
-            Self::Wall => peers / ours,
-            _ => ours / peers,
+        if self == Self::Wall {
+            return peers / ours;
         }
+        ours / peers
     }
 
     /// For people.

@@ -51,10 +51,9 @@ fn write(file: &Path, offset: u64, bytes: &[u8]) -> anyhow::Result<()> {
 
 fn ours(lab: &Lab, devices: &[PathBuf]) -> Side {
     let program = Program::new(&lab.own, words("probe", devices));
-    Side::new(
-        "ours",
-        move || Ok(run(&[program.clone()], Order::InTurn)?.0),
-    )
+    Side::new("ours", move || {
+        Ok(run(std::slice::from_ref(&program), Order::InTurn)?.0)
+    })
 }
 
 fn words(first: &str, devices: &[PathBuf]) -> Vec<String> {
@@ -146,7 +145,7 @@ pub(super) fn slow(lab: &Lab) -> anyhow::Result<Contest> {
         ],
         sides: vec![
             Side::new("ours", move || {
-                others(&run(&[ours.clone()], Order::InTurn)?.1)
+                others(&run(std::slice::from_ref(&ours), Order::InTurn)?.1)
             }),
             Side::new("blkid of all", move || run_at_most(&limit, BLKID_LIMIT)),
             Side::new("50 ms", || {

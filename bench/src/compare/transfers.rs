@@ -139,7 +139,9 @@ pub(super) fn health_check(lab: &Lab) -> anyhow::Result<Contest> {
                 .retain(|word| !word.starts_with("--time_based") && !word.starts_with("--runtime"));
             words.push(once);
             let program = Program::new(&path, words).on_processor(lab.processor)?;
-            Side::new("fio", move || Ok(run(&[program.clone()], Order::InTurn)?.0))
+            Side::new("fio", move || {
+                Ok(run(std::slice::from_ref(&program), Order::InTurn)?.0)
+            })
         }
         None => Side::missing("fio", "fio"),
     };
@@ -255,7 +257,7 @@ fn ours(lab: &Lab, job: &Job, more: &[&str]) -> anyhow::Result<Side> {
     words.extend(more.iter().map(|word| (*word).to_owned()));
     let program = Program::new(&lab.own, words).on_processor(lab.processor)?;
     Ok(Side::new("ours", move || {
-        let (figures, said) = run(&[program.clone()], Order::InTurn)?;
+        let (figures, said) = run(std::slice::from_ref(&program), Order::InTurn)?;
         by_report(figures, &said)
     }))
 }
@@ -273,7 +275,7 @@ fn fio(
     words.extend(more(job.depth));
     let program = Program::new(&path, words).on_processor(lab.processor)?;
     Ok(Side::new(name, move || {
-        let (figures, said) = run(&[program.clone()], Order::InTurn)?;
+        let (figures, said) = run(std::slice::from_ref(&program), Order::InTurn)?;
         by_report(figures, &said)
     }))
 }
@@ -315,7 +317,7 @@ fn t_io_uring(lab: &Lab, path: &Path, job: &Job) -> anyhow::Result<Side> {
     )
     .on_processor(lab.processor)?;
     Ok(Side::new("t/io_uring", move || {
-        let (figures, said) = run(&[program.clone()], Order::InTurn)?;
+        let (figures, said) = run(std::slice::from_ref(&program), Order::InTurn)?;
         Ok(Figures {
             operations: told_by_t_io_uring(&said).map(|rate| rate * seconds as f64),
             ..figures
