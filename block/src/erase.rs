@@ -75,6 +75,21 @@ impl Method {
     pub const fn is_offloaded(self) -> bool {
         !matches!(self, Self::ZeroWrites)
     }
+
+    /// Whether an error says that the device cannot do it so, rather than that it cannot be zeroed: another way may do.
+    /// Of the two that are there only to be faster every error says it: one that keeps its blocks has no space for them
+    /// where punching would do. EINVAL is a driver's way to say so: each piece is aligned.
+    #[must_use]
+    pub fn is_refused_by(self, errno: i32) -> bool {
+        match self {
+            Self::ZeroWrites => false,
+            Self::ZeroRange | Self::WriteZeroes => true,
+            Self::PunchHole => matches!(
+                errno,
+                libc::EOPNOTSUPP | libc::ENOSYS | libc::ENOTTY | libc::EREMOTEIO | libc::EINVAL
+            ),
+        }
+    }
 }
 
 /// Bytes of a device.

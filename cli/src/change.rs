@@ -41,7 +41,11 @@ where
 
 /// Writes one patch, if what people say of the object is still what was looked at. That an agent or the controller
 /// reports something of it in the same moment is no reason to refuse what destroys nothing.
-async fn patch_despite_reports<K>(api: &Api<K>, object: &K, body: Value) -> Result<K, Stop>
+pub(crate) async fn patch_despite_reports<K>(
+    api: &Api<K>,
+    object: &K,
+    body: Value,
+) -> Result<K, Stop>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {

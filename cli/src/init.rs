@@ -204,7 +204,7 @@ async fn regate(
             })
         });
         let body = json!({ "spec": { "gate": gate } });
-        drives.push(change::patch(&api, &drive, body).await?);
+        drives.push(change::patch_despite_reports(&api, &drive, body).await?);
         session
             .screen
             .line(format!("{label} is tried again, with the gate of the file"))?;

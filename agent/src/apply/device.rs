@@ -136,7 +136,9 @@ impl Apply<'_> {
                         offloaded: piece.method.is_offloaded(),
                     };
                 }
-                Err(error) if is_refusal(&error) && course.refused(piece, hold.device.queue()) => {}
+                Err(error)
+                    if is_refusal(piece.method, &error)
+                        && course.refused(piece, hold.device.queue()) => {}
                 Err(error) => return Err(Refusal::of_host(Reason::EraseFailed, &error)),
             }
         };
@@ -236,9 +238,12 @@ impl Apply<'_> {
     }
 }
 
-/// The device cannot do it so. EINVAL is a driver's way to say so: each piece is aligned.
-fn is_refusal(error: &HostError) -> bool {
-    error.is_unsupported() || error.errno() == Some(libc::EINVAL)
+/// The device cannot do it so.
+fn is_refusal(method: Method, error: &HostError) -> bool {
+    error.is_unsupported()
+        || error
+            .errno()
+            .is_some_and(|errno| method.is_refused_by(errno))
 }
 
 /// What stands against taking a device, apart from what it holds and whose it is.

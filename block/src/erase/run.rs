@@ -23,18 +23,18 @@ use crate::uring::RingFlags;
 /// `FALLOC_FL_WRITE_ZEROES`, which the C library's headers do not name yet (kernel-notes/12).
 const WRITE_ZEROES: i32 = 0x80;
 
-/// Devices for which zeroing with and without unmapping is one command (NVMe, virtio), and loop devices, which pass both
-/// on to a file system.
-const ONE_COMMAND: [&str; 3] = ["nvme", "vd", "loop"];
+/// Devices for which zeroing with and without unmapping is one command (NVMe, virtio). A loop device passes both on to a
+/// file system, and there ZERO_RANGE allocates every block that it zeroes: it would fill the disk below (kernel-notes/10).
+const ONE_COMMAND: [&str; 2] = ["nvme", "vd"];
 
 /// Why an erasure stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum EraseError {
     /// A call on the device failed.
-    #[error("{method} of {bytes} bytes at {offset}")]
+    #[error("{} of {bytes} bytes at {offset}", .method.as_str())]
     Offload {
         /// Which.
-        method: &'static str,
+        method: Method,
         /// Where it began.
         offset: u64,
         /// How long it was.
@@ -66,13 +66,12 @@ impl EraseError {
     /// The device cannot do it so; another way may do.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
-        let Self::Offload { source, .. } = self else {
+        let Self::Offload { method, source, .. } = self else {
             return false;
         };
-        matches!(
-            source.raw_os_error(),
-            Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENOTTY | libc::EREMOTEIO | libc::EINVAL)
-        )
+        source
+            .raw_os_error()
+            .is_some_and(|errno| method.is_refused_by(errno))
     }
 }
 
@@ -185,7 +184,7 @@ impl Eraser {
             .and_then(|(from, bytes)| fallocate(&*self.file, flags, from, bytes));
         done.map_err(io::Error::from)
             .map_err(|source| EraseError::Offload {
-                method: method.as_str(),
+                method,
                 offset: range.offset,
                 bytes: range.bytes,
                 source,

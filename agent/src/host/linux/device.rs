@@ -165,7 +165,10 @@ fn of_erase(device: &str, error: EraseError) -> HostError {
             bytes,
             source,
         } => {
-            let target = format!("{bytes} bytes at {offset} of {device} by {method}");
+            let target = format!(
+                "{bytes} bytes at {offset} of {device} by {}",
+                method.as_str()
+            );
             HostError::io("zero", target, source)
         }
         EraseError::Cancelled { .. } => HostError::refused("zero", device, "it was stopped"),
