@@ -14,7 +14,8 @@ use crate::blocking::Blocking;
 use crate::buffer::Buffer;
 use crate::device::{Completion, Device, Ended, Geometry, Op, Options, Wait};
 use crate::error::{BackendError, DeviceError, OpenError, Refused};
-use crate::target::{Mode, Target};
+use crate::fitting::Timing;
+use crate::target::{Mode, ReadOnly, Target};
 use crate::uring::{self, Ring, RingFlags};
 
 /// What a person asked for.
@@ -98,6 +99,8 @@ pub enum WhyThreads {
     },
     /// EPERM though the sysctl allows it: a sandbox, a container's seccomp profile most likely.
     Seccomp,
+    /// The ring works, and threads are faster on this device.
+    Faster(Timing),
     /// ENOSYS: the kernel was built without io_uring, or a sandbox says so.
     Missing,
     /// The kernel has io_uring, without what the engine needs.
@@ -123,6 +126,10 @@ impl fmt::Display for WhyThreads {
             }
             Self::Seccomp => f.write_str(
                 "io_uring_setup is refused (EPERM) though kernel.io_uring_disabled allows it: a seccomp profile",
+            ),
+            Self::Faster(timing) => write!(
+                f,
+                "io_uring leaves each read of this device to a kernel worker: {timing}"
             ),
             Self::Missing => f.write_str("this kernel has no io_uring (ENOSYS)"),
             Self::TooOld { lacks } => write!(f, "this kernel's io_uring lacks {lacks}"),
@@ -166,6 +173,21 @@ pub fn open<M: Mode>(
         Backend::Uring { flags } => Opened::Ring(Ring::new(target, options, flags)?),
         Backend::Threads { .. } => Opened::Blocking(Blocking::new(target, options)?),
     })
+}
+
+/// The same for a reader that polls where the device can (see [`uring::polled`]). Threads do not poll.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_polled(
+    backend: Backend,
+    target: Target<ReadOnly>,
+    options: Options,
+) -> Result<Opened<ReadOnly>, OpenError> {
+    match backend {
+        Backend::Uring { flags } => Ring::polled(target, options, flags).map(Opened::Ring),
+        Backend::Threads { .. } => open(backend, target, options),
+    }
 }
 
 /// A device by whichever engine there is. Not a `Box<dyn Device>`: an operation through a ring costs 40 ns, and a loop that is

@@ -107,6 +107,7 @@ fn a_drop_waits_no_longer_than_it_must() {
         number: reading.as_raw_fd(),
         fixed: false,
         ring: 0,
+        rw_flags: 0,
     };
     let buffer = Buffer::zeroed(4096);
     ring.push(file, 0, Op::Read { offset: 0, buffer }).unwrap();
