@@ -19,6 +19,8 @@ pub const fn code(reason: Reason) -> Code {
         | R::Ready
         | R::QuotaSupported
         | R::UringUsed
+        | R::UringNoMemory
+        | R::ThreadsFaster
         | R::ThreadsChosen
         | R::Placed
         | R::Provisioned

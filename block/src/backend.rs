@@ -103,6 +103,8 @@ pub enum WhyThreads {
     Faster(Timing),
     /// ENOSYS: the kernel was built without io_uring, or a sandbox says so.
     Missing,
+    /// ENOMEM: as much memory is locked as this process may lock.
+    LockedMemory,
     /// The kernel has io_uring, without what the engine needs.
     TooOld {
         /// What is lacking.
@@ -132,6 +134,9 @@ impl fmt::Display for WhyThreads {
                 "io_uring leaves each read of this device to a kernel worker: {timing}"
             ),
             Self::Missing => f.write_str("this kernel has no io_uring (ENOSYS)"),
+            Self::LockedMemory => f.write_str(
+                "io_uring_setup is refused (ENOMEM): no more memory may be locked (RLIMIT_MEMLOCK)",
+            ),
             Self::TooOld { lacks } => write!(f, "this kernel's io_uring lacks {lacks}"),
             Self::Failed { step, errno } => write!(f, "{step} failed: {errno}"),
         }
@@ -276,6 +281,8 @@ fn explain(failure: uring::ProbeFailure, disabled: u32) -> WhyThreads {
                 WhyThreads::Seccomp
             } else if errno == Errno::ENOSYS {
                 WhyThreads::Missing
+            } else if errno == Errno::ENOMEM {
+                WhyThreads::LockedMemory
             } else {
                 WhyThreads::Failed { step, errno }
             }
@@ -312,11 +319,12 @@ mod tests {
             (setup(Errno::EPERM, 1), WhyThreads::Sysctl { value: 1 }),
             (setup(Errno::EPERM, 2), WhyThreads::Sysctl { value: 2 }),
             (setup(Errno::ENOSYS, 0), WhyThreads::Missing),
+            (setup(Errno::ENOMEM, 0), WhyThreads::LockedMemory),
             (
-                setup(Errno::ENOMEM, 0),
+                setup(Errno::EMFILE, 0),
                 WhyThreads::Failed {
                     step: "io_uring_setup",
-                    errno: Errno::ENOMEM,
+                    errno: Errno::EMFILE,
                 },
             ),
             (
