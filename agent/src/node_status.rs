@@ -206,7 +206,14 @@ pub async fn report(
         let fitted = engines.borrow_and_update().clone();
         drives.mark_unchanged();
         let said = registry.said();
-        match write(&nodes, &facts, (&snapshot, &said, &fitted), Timestamp::now()).await {
+        match write(
+            &nodes,
+            &facts,
+            (&snapshot, &said, &fitted),
+            Timestamp::now(),
+        )
+        .await
+        {
             Ok(written) => {
                 pause = RETRY.0;
                 if written {

@@ -19,7 +19,6 @@ pub const fn code(reason: Reason) -> Code {
         | R::Ready
         | R::QuotaSupported
         | R::UringUsed
-        | R::UringNoMemory
         | R::ThreadsFaster
         | R::ThreadsChosen
         | R::Placed
@@ -126,6 +125,7 @@ pub const fn code(reason: Reason) -> Code {
         | R::UringDisabled
         | R::UringRefused
         | R::UringUnsupported
+        | R::UringNoMemory
         | R::BenchmarkRefused
         | R::StoreNewer
         | R::StoreLocked

@@ -50,7 +50,7 @@ pub mod uring;
 pub use backend::{Backend, Choice, Opened, WhyThreads, open, open_polled, probe_backend};
 pub use buffer::Buffer;
 pub use device::{Completion, Device, Ended, Geometry, Op, OpKind, Options, Wait};
-pub use fitting::{Fitting, Timing, fitting};
 pub use error::{BackendError, DeviceError, IoCause, IoError, OpenError, Refused};
+pub use fitting::{Fitting, Timing, fitting};
 pub use target::{Mode, ReadOnly, ReadWrite, Target};
 pub use uring::Ring;

@@ -90,7 +90,8 @@ fn fewer_buffers_are_registered_where_little_memory_may_be_locked() {
     };
     let said = engine(&outcome);
     let registered = said.split_once(" of 32 buffers registered");
-    let count: Option<u32> = registered.and_then(|(before, _)| before.rsplit(' ').next()?.parse().ok());
+    let count: Option<u32> =
+        registered.and_then(|(before, _)| before.rsplit(' ').next()?.parse().ok());
     assert!(count.is_some_and(|count| count < 32), "{outcome}");
     assert!(outcome.stdout.contains("200 operations"), "{outcome}");
 }

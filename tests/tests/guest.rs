@@ -373,9 +373,8 @@ fn engines_are_fitted_to_devices() {
     assert!(said.contains("not polled: "), "{said}");
     // A drive that answers once a second: a polled run ends when its time is over all the same.
     guest.outside("slow", &["nvme0", "iops=1"]);
-    let said = guest.ok(
-        "timeout 60 ringpv-bench run /dev/nvme0n1 --iopoll --iodepth 8 --runtime 2s",
-    );
+    let said =
+        guest.ok("timeout 60 ringpv-bench run /dev/nvme0n1 --iopoll --iodepth 8 --runtime 2s");
     assert!(said.contains("polled"), "{said}");
 }
 

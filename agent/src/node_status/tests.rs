@@ -6,8 +6,8 @@ use http::{Method, Request, Response, StatusCode};
 use kube::client::Body;
 
 use super::*;
-use block::Timing;
 use crate::probe::{DeviceFacts, DeviceKind, Media, Policy, judge_all};
+use block::Timing;
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
@@ -124,7 +124,11 @@ fn a_device_with_an_engine_of_its_own_says_so() {
     let said = (backend.name, backend.reason);
     assert_eq!(said, (IoBackendName::Threads, Reason::ThreadsFaster));
     assert!(backend.message.contains("40.0 µs"), "{}", backend.message);
-    assert_eq!(shown(2, &[(1, threads)]), None, "another device had its number");
+    assert_eq!(
+        shown(2, &[(1, threads)]),
+        None,
+        "another device had its number"
+    );
     assert_eq!(shown(1, &[]), None);
 }
 

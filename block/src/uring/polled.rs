@@ -70,7 +70,9 @@ impl Ring<ReadOnly> {
         options: Options,
         flags: RingFlags,
     ) -> Result<Self, OpenError> {
-        let polls = target.attribute("queue/io_poll").is_some_and(|it| it == "1");
+        let polls = target
+            .attribute("queue/io_poll")
+            .is_some_and(|it| it == "1");
         let why = if polls {
             match Self::tried(target.clone(), options, flags)? {
                 Ok(ring) => return Ok(ring),
@@ -99,10 +101,12 @@ impl Ring<ReadOnly> {
         // A buffer of its own: those that are registered are for the work.
         let buffer = Buffer::zeroed(ring.geometry().sector_bytes as usize);
         let wait = Wait::Until(ring.now_ns() + TRIAL_NS);
-        Ok(match transfer(&mut ring, Op::Read { offset: 0, buffer }, wait) {
-            Ok(_) => Ok(ring),
-            Err(DeviceError::Io(error)) => Err(WhyInterrupts::Read(error.errno())),
-            Err(_) => Err(WhyInterrupts::Read(None)),
-        })
+        Ok(
+            match transfer(&mut ring, Op::Read { offset: 0, buffer }, wait) {
+                Ok(_) => Ok(ring),
+                Err(DeviceError::Io(error)) => Err(WhyInterrupts::Read(error.errno())),
+                Err(_) => Err(WhyInterrupts::Read(None)),
+            },
+        )
     }
 }

@@ -86,10 +86,22 @@ fn told(target: &str, found: &Fitting) {
     let (ring_ns, threads_ns, depth) = (timing.ring_ns, timing.threads_ns, timing.depth);
     match found.backend {
         Backend::Threads { .. } => {
-            tracing::info!(target, depth, ring_ns, threads_ns, "Threads are used for this device: io_uring leaves each read to a kernel worker, and takes longer");
+            tracing::info!(
+                target,
+                depth,
+                ring_ns,
+                threads_ns,
+                "Threads are used for this device: io_uring leaves each read to a kernel worker, and takes longer"
+            );
         }
         Backend::Uring { .. } => {
-            tracing::info!(target, depth, ring_ns, threads_ns, "io_uring is used for this device though it leaves each read to a kernel worker");
+            tracing::info!(
+                target,
+                depth,
+                ring_ns,
+                threads_ns,
+                "io_uring is used for this device though it leaves each read to a kernel worker"
+            );
         }
     }
 }
