@@ -126,6 +126,16 @@ impl Metrics {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         metrics.erase_limit_bytes.set(limit);
         metrics.register(registry);
+        registry.register(
+            "ringpv_io_backend",
+            "1 for the engine by which devices are read and written, and why it",
+            metrics.io_backend.clone(),
+        );
+        registry.register(
+            "ringpv_drive_io_backend",
+            "1 for the engine of the drive's last health reads",
+            metrics.drive_io_backend.clone(),
+        );
         registry.register_with_unit(
             "ringpv_erase_limit",
             "What erasing and reading back may take in a second, all drives together; 0 for no limit",
@@ -142,11 +152,6 @@ impl Metrics {
             "Latency of the agent's own reads and writes at depth 1",
             Unit::Seconds,
             self.io_latency.clone(),
-        );
-        drives.register(
-            "io_backend",
-            "1 for the engine of the drive's last health reads",
-            self.drive_io_backend.clone(),
         );
         drives.register_with_unit(
             "capacity",
@@ -196,11 +201,6 @@ impl Metrics {
             "health_errors",
             "Health reads that failed",
             self.health_errors.clone(),
-        );
-        registry.register(
-            "ringpv_io_backend",
-            "1 for the engine by which devices are read and written, and why it",
-            self.io_backend.clone(),
         );
         registry.register(
             "ringpv_reconcile_errors",
