@@ -112,8 +112,9 @@ pub(crate) enum EraseVerify {
 }
 
 const COMPARE_HELP: &str = "\
-Without devices it makes its own loop devices, in memory and on files of --dir, and leaves nothing behind; that
-needs root. On devices that are given it reads; it writes to them with a --fingerprint for each (see run).
+Without devices it makes its own loop devices, in memory and on files of --dir, and leaves nothing behind (killed by
+SIGKILL it leaves the devices: losetup --detach); that needs root. On devices that are given it reads; it writes to
+them with a --fingerprint for each (see run).
 A contest takes about a minute. Leave the machine alone meanwhile: what else runs is measured, too.
 
 A goal is met by the median of all rounds; short is what misses it by the median and by the better quartile.

@@ -118,7 +118,10 @@ impl Lab {
                     device.path.display()
                 )))
             }
-            Some(device) => Ok(device.clone()),
+            Some(device) => {
+                permit::writable(&device.path, false, Some(&device.fingerprint))?;
+                Ok(device.clone())
+            }
             None => self.own_device(bytes, Fill::Random),
         }
     }
@@ -271,14 +274,19 @@ pub(crate) fn compare(args: &Compare, cancel: &AtomicBool) -> anyhow::Result<Exi
         return Err(Usage(format!("--only {unknown}: not one of {}", known.join(", "))).into());
     }
     let mut lines = Vec::new();
+    let mut failed = false;
     for (name, make) in chosen {
         let lab = args.lab()?;
         say(&format!("{name} ..."));
-        match make(&lab) {
-            Ok(contest) => lines.extend(hold(contest, args.rounds, cancel)?),
+        match make(&lab).and_then(|contest| hold(contest, args.rounds, cancel)) {
+            Ok(held) => lines.extend(held),
             Err(error) => match error.downcast::<Skipped>() {
                 Ok(skipped) => say(&format!("{name}: left out: {skipped}")),
-                Err(error) => return Err(error.context(format!("{name} cannot be compared here"))),
+                // The others are held all the same.
+                Err(error) => {
+                    failed = true;
+                    say(&format!("{name} cannot be compared here: {error:#}"));
+                }
             },
         }
         if cancel.load(Ordering::Relaxed) {
@@ -295,7 +303,7 @@ pub(crate) fn compare(args: &Compare, cancel: &AtomicBool) -> anyhow::Result<Exi
         .iter()
         .filter_map(|line| line.result.as_ref().ok().map(|shown| (line, shown)))
         .any(|(line, shown)| shown.ratios.against(line.goal) == figures::Outcome::Short);
-    Ok(if cancel.load(Ordering::Relaxed) {
+    Ok(if failed || cancel.load(Ordering::Relaxed) {
         ExitCode::from(crate::FAILED)
     } else if args.check && short {
         ExitCode::from(crate::REFUSED)

@@ -350,7 +350,11 @@ pub(crate) fn read_back(
     transfer(device, Op::Flush, wait).map_err(RunError::Device)?;
     let length = steps.block_bytes();
     let buffer_bytes = usize::try_from(length).unwrap_or(usize::MAX);
-    let mut idle: Vec<_> = (0..depth).map(|_| device.buffer(buffer_bytes)).collect();
+    let mut idle: Vec<_> = (0..depth as u64)
+        .map(|token| (token, device.buffer(buffer_bytes)))
+        .collect();
+    // What is read by each token.
+    let mut reading = vec![0_u64; depth];
     let mut verified = Verified::default();
     let mut blocks = (0..).zip(&written.states).filter(|(_, state)| **state != 0);
     let mut done: Vec<Completion> = Vec::with_capacity(depth);
@@ -358,19 +362,22 @@ pub(crate) fn read_back(
         if cancel.load(Ordering::Relaxed) && device.in_flight() == 0 {
             return Ok(None);
         }
-        while let (false, Some(buffer)) = (cancel.load(Ordering::Relaxed), idle.pop()) {
+        while let (false, Some((token, buffer))) = (cancel.load(Ordering::Relaxed), idle.pop()) {
             let Some((block, state)) = blocks.next() else {
-                idle.push(buffer);
+                idle.push((token, buffer));
                 break;
             };
             if state & UNKNOWN != 0 {
                 verified.unknown += 1;
-                idle.push(buffer);
+                idle.push((token, buffer));
                 continue;
+            }
+            if let Some(place) = place_of(&mut reading, token) {
+                *place = block;
             }
             let offset = steps.offset(block);
             let read = Op::Read { offset, buffer };
-            device.submit(block, read).map_err(RunError::Refused)?;
+            device.submit(token, read).map_err(RunError::Refused)?;
         }
         if device.in_flight() == 0 {
             return Ok(Some(verified));
@@ -389,7 +396,8 @@ pub(crate) fn read_back(
             let Some(buffer) = op.into_buffer() else {
                 continue;
             };
-            let state = usize::try_from(token)
+            let block = place_of(&mut reading, token).map_or(u64::MAX, |block| *block);
+            let state = usize::try_from(block)
                 .ok()
                 .and_then(|at| written.states.get(at));
             let stamp = Stamp {
@@ -403,9 +411,13 @@ pub(crate) fn read_back(
                 Err(error) => Err(Wrong::Unreadable(format!("{error}: {}", error.cause))),
             };
             verified.count(offset, outcome);
-            idle.push(buffer);
+            idle.push((token, buffer));
         }
     }
+}
+
+fn place_of(places: &mut [u64], token: u64) -> Option<&mut u64> {
+    places.get_mut(usize::try_from(token).ok()?)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The task of one drive: it owns the drive's worker, its session and its status.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -98,7 +99,17 @@ struct Task {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Refused {
     generation: Option<i64>,
-    devices: Option<Vec<(String, api::Fingerprint)>>,
+    /// By number, where they could be looked at.
+    devices: Option<BTreeMap<String, api::Fingerprint>>,
+}
+
+/// The devices that a drive may be on, each by its number.
+fn devices_of(seen: &Observed) -> BTreeMap<String, api::Fingerprint> {
+    seen.bearers
+        .iter()
+        .chain(&seen.named)
+        .map(|seen| (seen.facts.major_minor.clone(), seen.fingerprint.clone()))
+        .collect()
 }
 
 /// Why a run of actions ended early.
@@ -237,12 +248,7 @@ impl Task {
 
     /// Whether this was refused before, and nothing has changed since.
     fn is_refused(&mut self, drive: &Drive, seen: &Observed) -> bool {
-        let devices: Vec<_> = seen
-            .bearers
-            .iter()
-            .chain(&seen.named)
-            .map(|seen| (seen.facts.major_minor.clone(), seen.fingerprint.clone()))
-            .collect();
+        let devices = devices_of(seen);
         let Some(refused) = &mut self.refused else {
             return false;
         };
@@ -252,6 +258,17 @@ impl Task {
             self.refused = None;
         }
         same
+    }
+
+    /// What a refusal depends on, as it is now. Looked at before the refusal is told: what a person does to the device in
+    /// answer is a change.
+    async fn refused_as_it_is(&self, drive: &Drive) -> Refused {
+        let snapshot = Arc::clone(&self.snapshots.borrow());
+        let seen = self.observe(drive, snapshot).await;
+        Refused {
+            generation: drive.metadata.generation,
+            devices: seen.ok().as_ref().map(devices_of),
+        }
     }
 
     async fn run(
@@ -285,6 +302,9 @@ impl Task {
             Err(Stopped::Refused(refusal)) => {
                 self.ctx.metrics.refused(refusal.reason);
                 tracing::warn!(drive = self.id, reason = %refusal.reason, message = refusal.message, "A drive was refused");
+                if refusal.retry == Retry::OnChange {
+                    self.refused = Some(self.refused_as_it_is(drive).await);
+                }
                 let status =
                     standing::refused(drive, self.status.clone(), &refusal, (self.ctx.clock)());
                 self.report(status).await;
@@ -292,10 +312,6 @@ impl Task {
                     self.busy_until = Some(Instant::now() + BACKOFF_MAX);
                 }
                 if refusal.retry == Retry::OnChange {
-                    self.refused = Some(Refused {
-                        generation: drive.metadata.generation,
-                        devices: None,
-                    });
                     return LOOK_INTERVAL;
                 }
                 self.later()

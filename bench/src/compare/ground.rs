@@ -121,7 +121,8 @@ fn write_random(mut file: &File, bytes: u64) -> std::io::Result<()> {
 #[derive(Debug)]
 pub(crate) struct Slowed {
     group: PathBuf,
-    root: PathBuf,
+    /// Where this process was before.
+    home: PathBuf,
 }
 
 impl Slowed {
@@ -134,14 +135,16 @@ impl Slowed {
             nix::sys::stat::major(number),
             nix::sys::stat::minor(number)
         );
-        let (root, file, limit) = [
+        let (root, controller, file, limit) = [
             (
                 "/sys/fs/cgroup/blkio",
+                "blkio",
                 "blkio.throttle.read_iops_device",
                 format!("{number} {reads_per_second}"),
             ),
             (
                 "/sys/fs/cgroup",
+                "",
                 "io.max",
                 format!("{number} riops={reads_per_second}"),
             ),
@@ -150,9 +153,11 @@ impl Slowed {
         .find(|(root, ..)| Path::new(root).join("cgroup.procs").exists())
         .context("this kernel has no cgroups to slow a device with")?;
         let root = PathBuf::from(root);
+        let table = fs::read_to_string("/proc/self/cgroup").context("/proc/self/cgroup")?;
+        let home = root.join(group_of(&table, controller).trim_start_matches('/'));
         let group = root.join(format!("ringpv-compare-{}", std::process::id()));
         fs::create_dir(&group).with_context(|| format!("cannot make {}", group.display()))?;
-        let slowed = Self { group, root };
+        let slowed = Self { group, home };
         fs::write(slowed.group.join(file), limit)
             .with_context(|| format!("cannot set {file} of a new cgroup"))?;
         fs::write(
@@ -167,7 +172,7 @@ impl Slowed {
 impl Drop for Slowed {
     fn drop(&mut self) {
         let own = std::process::id().to_string();
-        let _stays = fs::write(self.root.join("cgroup.procs"), own).is_err();
+        let _stays = fs::write(self.home.join("cgroup.procs"), own).is_err();
         // A process that was ended may take a moment to leave it.
         for _ in 0..100 {
             if fs::remove_dir(&self.group).is_ok() {
@@ -175,5 +180,31 @@ impl Drop for Slowed {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+}
+
+/// The group of a controller in `/proc/self/cgroup`; of the one hierarchy without a name where it has none.
+fn group_of<'t>(table: &'t str, controller: &str) -> &'t str {
+    let groups = table.lines().filter_map(|line| {
+        let (controllers, group) = line.split_once(':')?.1.split_once(':')?;
+        controllers
+            .split(',')
+            .any(|one| one == controller)
+            .then_some(group)
+    });
+    groups.last().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_a_process_is() {
+        let table = "5:cpu,cpuacct:/a\n4:blkio:/b/c\n0::/d\n";
+        assert_eq!(group_of(table, "blkio"), "/b/c");
+        assert_eq!(group_of(table, "cpuacct"), "/a");
+        assert_eq!(group_of(table, ""), "/d");
+        assert_eq!(group_of("", "blkio"), "");
     }
 }

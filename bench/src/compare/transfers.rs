@@ -1,6 +1,6 @@
 //! Reads and writes beside fio, and the way to the kernel and back beside fio's `t/io_uring`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::figures::{Figures, Goal, Measure};
 use super::process::{Order, Program, find, run};
 use super::{Contest, Lab, Row, Side};
+use crate::permit;
 
 /// Bytes of a device in memory that is read at random.
 const READ_BYTES: u64 = 2 << 30;
@@ -54,7 +55,7 @@ pub(super) fn random_reads(lab: &Lab, depth: u32) -> anyhow::Result<Contest> {
         what: format!("random reads of 4 KiB, depth {depth}"),
         rows,
         sides: vec![
-            ours(lab, &job, &[])?,
+            ours(lab, &job)?,
             fio(lab, tuned.0, &job, tuned.1)?,
             fio(lab, "fio, default", &job, |_| Vec::new())?,
         ],
@@ -73,7 +74,7 @@ pub(super) fn single_reads(lab: &Lab) -> anyhow::Result<Contest> {
             measure: Measure::P50,
             goal: Goal::Within(0.85, 1.05),
         }],
-        sides: vec![ours(lab, &job, &[])?, fio(lab, "fio, tuned", &job, TUNED)?],
+        sides: vec![ours(lab, &job)?, fio(lab, "fio, tuned", &job, TUNED)?],
     })
 }
 
@@ -95,7 +96,7 @@ pub(super) fn writes(lab: &Lab, depth: u32) -> anyhow::Result<Contest> {
             row("cpu", Measure::CpuPerByte, Goal::AtMost(0.65)),
         ],
         sides: vec![
-            ours(lab, &job, &["--fingerprint", &device.fingerprint])?,
+            ours_writing(lab, &job, device.path.clone()),
             fio(lab, name, &job, |_| {
                 words("--zero_buffers --registerfiles --fixedbufs")
             })?,
@@ -123,7 +124,7 @@ pub(super) fn no_ops(lab: &Lab) -> anyhow::Result<Contest> {
             measure: Measure::Cpu,
             goal: Goal::AtMost(1.10),
         }],
-        sides: vec![ours(lab, &job, &[])?, peer],
+        sides: vec![ours(lab, &job)?, peer],
     })
 }
 
@@ -252,14 +253,24 @@ const TUNED: fn(u32) -> Vec<String> = |depth| {
     ))
 };
 
-fn ours(lab: &Lab, job: &Job, more: &[&str]) -> anyhow::Result<Side> {
-    let mut words = job.ours();
-    words.extend(more.iter().map(|word| (*word).to_owned()));
-    let program = Program::new(&lab.own, words).on_processor(lab.processor)?;
+fn ours(lab: &Lab, job: &Job) -> anyhow::Result<Side> {
+    let program = Program::new(&lab.own, job.ours()).on_processor(lab.processor)?;
     Ok(Side::new("ours", move || {
         let (figures, said) = run(std::slice::from_ref(&program), Order::InTurn)?;
         by_report(figures, &said)
     }))
+}
+
+/// The word that allows writing is that of the device as the round before left it.
+fn ours_writing(lab: &Lab, job: &Job, device: PathBuf) -> Side {
+    let (own, words, processor) = (lab.own.clone(), job.ours(), lab.processor);
+    Side::new("ours", move || {
+        let mut words = words.clone();
+        words.extend(["--fingerprint".into(), permit::fingerprint(&device)?]);
+        let program = Program::new(&own, words).on_processor(processor)?;
+        let (figures, said) = run(&[program], Order::InTurn)?;
+        by_report(figures, &said)
+    })
 }
 
 fn fio(
