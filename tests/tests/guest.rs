@@ -379,6 +379,52 @@ fn engines_are_fitted_to_devices() {
 }
 
 #[test]
+fn the_agent_tells_by_which_engine_a_drive_is_read() {
+    if cannot("the_agent_tells_by_which_engine_a_drive_is_read") {
+        return;
+    }
+    let images = Images::new();
+    let (drive, state) = (images.spec("A", "600M"), images.spec("state", "512M"));
+    let guest = Guest::boot("fitted", &["--nvme", &drive, "--disk", &state]);
+    // A drive in memory has no NOWAIT, and what device mapper makes of it has none either.
+    guest.ok("modprobe zram; echo 600M >/sys/block/zram0/disksize
+        size=$(blockdev --getsz /dev/zram0)
+        dmsetup create memory --uuid memory-1 --table \"0 $size linear /dev/zram0 0\"
+        udevadm settle");
+    guest.start("--metrics-listen 127.0.0.1:9500");
+    guest.ok(INIT);
+    let metrics = || {
+        guest.ok("exec 3<>/dev/tcp/127.0.0.1/9500
+            printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&3
+            grep -a io_backend <&3")
+    };
+    guest.until("both drives were read", || {
+        metrics().matches("ringpv_drive_io_backend{").count() == 2
+    });
+    let said = metrics();
+    tests::tell(&said);
+    assert!(
+        said.contains("ringpv_io_backend{backend=\"uring\",reason=\"UringUsed\"} 1"),
+        "{said}"
+    );
+    let engine = |name: &str| {
+        let node = guest.json("ringpv list nodes -o json");
+        let devices = node["items"][0]["status"]["devices"].as_array();
+        let mut found = devices.into_iter().flatten();
+        let device = found.find(|device| device["name"] == name);
+        device.map(|device| device["ioBackend"].clone())
+    };
+    // Which is faster in memory is the machine's to say; what it said is shown.
+    let by_threads = said.contains("backend=\"threads\"");
+    guest.until("the node's status says so as well", || {
+        let shown = engine("dm-0").unwrap_or_default();
+        by_threads == (shown["reason"] == "ThreadsFaster")
+    });
+    tests::tell(&format!("{:?}", engine("dm-0")));
+    assert_eq!(engine("nvme0n1"), Some(Value::Null));
+}
+
+#[test]
 fn a_drive_that_fails_every_write() {
     if cannot("a_drive_that_fails_every_write") {
         return;
