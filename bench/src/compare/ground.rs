@@ -185,14 +185,14 @@ impl Drop for Slowed {
 
 /// The group of a controller in `/proc/self/cgroup`; of the one hierarchy without a name where it has none.
 fn group_of<'t>(table: &'t str, controller: &str) -> &'t str {
-    let groups = table.lines().filter_map(|line| {
+    let mut groups = table.lines().filter_map(|line| {
         let (controllers, group) = line.split_once(':')?.1.split_once(':')?;
         controllers
             .split(',')
             .any(|one| one == controller)
             .then_some(group)
     });
-    groups.last().unwrap_or_default()
+    groups.next_back().unwrap_or_default()
 }
 
 #[cfg(test)]

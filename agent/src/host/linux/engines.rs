@@ -1,4 +1,4 @@
-//! The engine of each device: the host's, unless threads fit the device better (see [`block::fitting`]). That is found
+//! The engine of each device: the host's, unless threads fit the device better (see [`mod@block::fitting`]). That is found
 //! out once for a device and depth, and told of.
 
 use std::collections::BTreeMap;
