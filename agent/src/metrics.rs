@@ -9,6 +9,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use api::latency::BUCKET_BOUNDS_NS;
+use api::storage_node::{IoBackend, IoBackendName};
 
 use crate::host::BlockCounters;
 use crate::reconcile::Limits;
@@ -29,6 +30,24 @@ pub struct OfDriveOp {
     pub op: &'static str,
 }
 
+/// Labels: the drive and an engine.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct OfDriveBackend {
+    /// Its id.
+    pub drive: String,
+    /// `uring` or `threads`.
+    pub backend: &'static str,
+}
+
+/// Labels: an engine and why it.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct OfBackend {
+    /// `uring` or `threads`.
+    pub backend: &'static str,
+    /// The word.
+    pub reason: &'static str,
+}
+
 /// Label: the reason.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct OfReason {
@@ -41,6 +60,10 @@ pub struct OfReason {
 pub struct Metrics {
     /// Latencies of health reads and benchmarks at depth 1, as the agent measured them.
     pub io_latency: Family<OfDriveOp, Histogram, fn() -> Histogram>,
+    /// 1 for the engine by which the node's devices are read and written.
+    pub io_backend: Family<OfBackend, Gauge>,
+    /// 1 for the engine by which the drive was read last.
+    pub drive_io_backend: Family<OfDriveBackend, Gauge>,
     /// Size of the device.
     pub capacity_bytes: Family<OfDrive, Gauge>,
     /// What volumes may be promised.
@@ -67,6 +90,9 @@ pub struct Metrics {
     pub status_writes: Counter,
 }
 
+/// The engines of a real device.
+const BACKENDS: [&str; 2] = ["uring", "threads"];
+
 #[expect(
     clippy::cast_precision_loss,
     reason = "a bound of a bucket has few digits"
@@ -81,6 +107,8 @@ impl Metrics {
     pub fn new(registry: &mut Registry, limits: &Limits) -> Self {
         let metrics = Self {
             io_latency: Family::new_with_constructor(latencies),
+            io_backend: Family::default(),
+            drive_io_backend: Family::default(),
             capacity_bytes: Family::default(),
             allocatable_bytes: Family::default(),
             used_bytes: Family::default(),
@@ -98,6 +126,16 @@ impl Metrics {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         metrics.erase_limit_bytes.set(limit);
         metrics.register(registry);
+        registry.register(
+            "ringpv_io_backend",
+            "1 for the engine by which devices are read and written, and why it",
+            metrics.io_backend.clone(),
+        );
+        registry.register(
+            "ringpv_drive_io_backend",
+            "1 for the engine of the drive's last health reads",
+            metrics.drive_io_backend.clone(),
+        );
         registry.register_with_unit(
             "ringpv_erase_limit",
             "What erasing and reading back may take in a second, all drives together; 0 for no limit",
@@ -224,6 +262,30 @@ impl Metrics {
         }
     }
 
+    /// Says by which engine devices are read and written.
+    pub fn io_backend(&self, backend: &IoBackend) {
+        let of = OfBackend {
+            backend: match backend.name {
+                IoBackendName::Uring => "uring",
+                IoBackendName::Threads => "threads",
+            },
+            reason: backend.reason.as_str(),
+        };
+        self.io_backend.get_or_create(&of).set(1);
+    }
+
+    /// Says by which engine a drive was read.
+    pub fn read_by(&self, drive: &str, backend: &'static str) {
+        let of = |backend| OfDriveBackend {
+            drive: drive.to_owned(),
+            backend,
+        };
+        for other in BACKENDS.into_iter().filter(|other| *other != backend) {
+            self.drive_io_backend.remove(&of(other));
+        }
+        self.drive_io_backend.get_or_create(&of(backend)).set(1);
+    }
+
     /// Counts a refusal.
     pub fn refused(&self, reason: api::Reason) {
         let of = OfReason {
@@ -246,6 +308,12 @@ impl Metrics {
             family.remove(&of);
         }
         self.erased_bytes.remove(&of);
+        for backend in BACKENDS {
+            self.drive_io_backend.remove(&OfDriveBackend {
+                drive: drive.to_owned(),
+                backend,
+            });
+        }
         self.health_errors.remove(&of);
         for op in ["read", "write"] {
             let of = OfDriveOp {

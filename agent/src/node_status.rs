@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use crate::host::linux::engines::{DeviceKey, Fitted};
 use crate::probe::Snapshot;
 use crate::records::Said;
 use crate::registry::Registry;
@@ -72,6 +73,8 @@ pub fn io_backend(backend: &Backend) -> IoBackend {
                 WhyThreads::Asked => Reason::ThreadsChosen,
                 WhyThreads::Sysctl { .. } => Reason::UringDisabled,
                 WhyThreads::Seccomp => Reason::UringRefused,
+                WhyThreads::LockedMemory => Reason::UringNoMemory,
+                WhyThreads::Faster(_) => Reason::ThreadsFaster,
                 WhyThreads::Missing | WhyThreads::TooOld { .. } | WhyThreads::Failed { .. } => {
                     Reason::UringUnsupported
                 }
@@ -140,6 +143,24 @@ fn add_said(status: &mut StorageNodeStatus, said: &BTreeMap<String, Said>) {
     }
 }
 
+/// Adds how devices are read and written that are not treated as the node's others.
+fn add_fitted(status: &mut StorageNodeStatus, snapshot: &Snapshot, fitted: &Fitted) {
+    for device in &mut status.devices {
+        let Some(seen) = snapshot.devices.get(&device.name) else {
+            continue;
+        };
+        let key = DeviceKey {
+            major_minor: seen.facts.major_minor.clone(),
+            diskseq: seen.facts.diskseq,
+        };
+        // At the least depth at which it is so: that is how its health is read.
+        let depths = fitted.get(&key).into_iter().flatten();
+        device.io_backend = depths
+            .map(|(_, backend)| io_backend(backend))
+            .find(|backend| backend.name != status.io_backend.name);
+    }
+}
+
 /// Whether discovery is done.
 const fn readiness(snapshot: &Snapshot) -> (ConditionStatus, Reason, &'static str) {
     match (snapshot.complete, snapshot.sees_host_mounts) {
@@ -174,7 +195,7 @@ fn fields(status: &StorageNodeStatus) -> Value {
 pub async fn report(
     client: kube::Client,
     facts: NodeFacts,
-    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    (mut snapshots, mut engines): (watch::Receiver<Arc<Snapshot>>, watch::Receiver<Fitted>),
     registry: Registry,
 ) {
     let mut drives = registry.changes();
@@ -182,9 +203,17 @@ pub async fn report(
     let mut pause = RETRY.0;
     loop {
         let snapshot = Arc::clone(&snapshots.borrow_and_update());
+        let fitted = engines.borrow_and_update().clone();
         drives.mark_unchanged();
         let said = registry.said();
-        match write(&nodes, &facts, (&snapshot, &said), Timestamp::now()).await {
+        match write(
+            &nodes,
+            &facts,
+            (&snapshot, &said, &fitted),
+            Timestamp::now(),
+        )
+        .await
+        {
             Ok(written) => {
                 pause = RETRY.0;
                 if written {
@@ -195,6 +224,7 @@ pub async fn report(
                 let news = async {
                     tokio::select! {
                         changed = snapshots.changed() => changed,
+                        Ok(()) = engines.changed() => Ok(()),
                         changed = drives.wait_for(|_| registry.said() != said) => changed.map(drop),
                     }
                 };
@@ -215,7 +245,7 @@ pub async fn report(
 async fn write(
     nodes: &Api<StorageNode>,
     facts: &NodeFacts,
-    (snapshot, said): (&Snapshot, &BTreeMap<String, Said>),
+    (snapshot, said, fitted): (&Snapshot, &BTreeMap<String, Said>, &Fitted),
     now: Timestamp,
 ) -> kube::Result<bool> {
     let there = match nodes.get_opt(&facts.node).await? {
@@ -232,6 +262,7 @@ async fn write(
     let old = there.status.unwrap_or_default();
     let mut new = status(facts, snapshot, &old.conditions, now);
     add_said(&mut new, said);
+    add_fitted(&mut new, snapshot, fitted);
     if fields(&old) == fields(&new) {
         return Ok(false);
     }

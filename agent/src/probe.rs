@@ -155,6 +155,7 @@ impl Seen {
             transport: facts.transport,
             rotational: facts.rotational,
             numa_node: facts.numa_node,
+            io_backend: None,
             signatures: found(&facts.media)
                 .iter()
                 .map(|one| Signature {

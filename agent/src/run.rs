@@ -27,6 +27,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Args;
+use crate::host::linux::engines::{Engines, Fitted};
 use crate::host::{Host, LinuxHost};
 use crate::metrics::Metrics;
 use crate::node_status::{self, NodeFacts};
@@ -72,7 +73,9 @@ pub async fn run(args: Args, log: LogFilter) -> anyhow::Result<()> {
     // Before anything is mounted: a second agent on this node ends here.
     let socket = socket::listen(&socket::path_of(&args.csi_endpoint)?, socket::OWNER).await?;
     let calls = Calls::new(&mut metrics, &csi::KNOWN_CALLS);
-    let (ctx, discovery) = context(&args, site, client, backend, &mut metrics).await?;
+    let engines = Engines::new(backend);
+    let fitted = engines.subscribe();
+    let (ctx, discovery) = context(&args, site, client, engines, &mut metrics).await?;
     let mut tasks = JoinSet::new();
     mount_from_disk(&mut tasks, &ctx, &discovery, &stop).await;
     let ready = Readiness::waiting("this node's Drives are not known yet");
@@ -86,7 +89,8 @@ pub async fn run(args: Args, log: LogFilter) -> anyhow::Result<()> {
     }
     serve_volumes(&mut tasks, &ctx, (socket, calls), &ready, &stop);
     let facts = NodeFacts::read(&args.node, &ctx.site.cluster_id, &backend, "/proc".as_ref());
-    let drives = serve_drives(ctx, (facts, discovery), ready, stop.clone());
+    ctx.metrics.io_backend(&facts.io_backend);
+    let drives = serve_drives(ctx, (facts, discovery, fitted), ready, stop.clone());
     tasks.spawn(drives);
     stop.cancelled().await;
     tracing::info!("Ending; mounted drives stay mounted");
@@ -114,7 +118,7 @@ async fn mount_from_disk(
 /// cluster's Drives name for the old one.
 async fn serve_drives(
     ctx: Context,
-    (facts, discovery): (NodeFacts, Discovery),
+    (facts, discovery, fitted): (NodeFacts, Discovery, watch::Receiver<Fitted>),
     ready: Readiness,
     stop: CancellationToken,
 ) {
@@ -138,7 +142,7 @@ async fn serve_drives(
     ));
     tasks.spawn(tell_drives(
         ctx.clone(),
-        facts,
+        (facts, fitted),
         drives,
         discovery,
         ready,
@@ -152,17 +156,17 @@ async fn context(
     args: &Args,
     site: Arc<Site>,
     client: Client,
-    backend: block::Backend,
+    engines: Engines,
     metrics: &mut prometheus_client::registry::Registry,
 ) -> anyhow::Result<(Context, Discovery)> {
-    let uring = matches!(backend, block::Backend::Uring { .. });
+    let uring = matches!(engines.host(), block::Backend::Uring { .. });
     let discovery = discovery(args, &site, uring).await?;
     let limits = args.limits();
     let limiter = Limiter::new(limits.erase_bytes_per_second_max);
     let host: Arc<dyn Host> = Arc::new(LinuxHost {
         sys: "/sys".into(),
         proc: "/proc".into(),
-        backend,
+        engines,
         limiter: Arc::new(limiter),
         discovery: discovery.clone(),
     });
@@ -233,7 +237,7 @@ async fn serve_admin(
 /// before, every drive would look as if it had no object.
 async fn tell_drives(
     ctx: Context,
-    facts: NodeFacts,
+    (facts, fitted): (NodeFacts, watch::Receiver<Fitted>),
     mut drives: watch::Receiver<Option<BTreeSet<String>>>,
     discovery: Discovery,
     ready: Readiness,
@@ -250,7 +254,7 @@ async fn tell_drives(
                     let report = node_status::report(
                         ctx.client.clone(),
                         facts.clone(),
-                        discovery.subscribe(),
+                        (discovery.subscribe(), fitted.clone()),
                         ctx.registry.clone(),
                     );
                     tokio::spawn(stop.clone().run_until_cancelled_owned(report));

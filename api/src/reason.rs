@@ -104,7 +104,9 @@ reasons! {
     UringUsed: "io_uring works", "";
     UringDisabled: "the sysctl kernel.io_uring_disabled forbids io_uring; threads are used", "sysctl kernel.io_uring_disabled=0";
     UringRefused: "io_uring_setup was refused (a seccomp profile); threads are used", "let the agent's seccomp profile allow io_uring_setup, io_uring_enter and io_uring_register, or run the agent without one (privileged)";
+    UringNoMemory: "io_uring_setup was refused for want of memory that may be locked (RLIMIT_MEMLOCK); threads are used", "let the agent lock more memory (systemd: LimitMEMLOCK=64M), or give it CAP_IPC_LOCK";
     UringUnsupported: "the kernel has no io_uring; threads are used", "a kernel of 5.15 or later";
+    ThreadsFaster: "io_uring leaves each read of this device to a kernel worker, and threads take less than half as long; threads are used", "";
     ThreadsChosen: "threads were asked for", "";
 
     // ---- why a drive cannot take a volume (placement) ----

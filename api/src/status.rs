@@ -19,6 +19,7 @@ pub const fn code(reason: Reason) -> Code {
         | R::Ready
         | R::QuotaSupported
         | R::UringUsed
+        | R::ThreadsFaster
         | R::ThreadsChosen
         | R::Placed
         | R::Provisioned
@@ -124,6 +125,7 @@ pub const fn code(reason: Reason) -> Code {
         | R::UringDisabled
         | R::UringRefused
         | R::UringUnsupported
+        | R::UringNoMemory
         | R::BenchmarkRefused
         | R::StoreNewer
         | R::StoreLocked

@@ -162,6 +162,9 @@ pub struct Device {
     /// Firmware revision.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub firmware: String,
+    /// How it is read and written, where that is not how the node's others are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_backend: Option<IoBackend>,
     /// How it is attached.
     pub transport: Transport,
     /// Whether it spins.

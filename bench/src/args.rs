@@ -235,6 +235,10 @@ pub(crate) struct Run {
     /// How the device is touched
     #[arg(long, default_value = "auto", alias = "ioengine")]
     pub(crate) engine: Engine,
+    /// Asks the device over and over whether it is done instead of waiting for its interrupt, where it has queues for
+    /// that; for reading by io_uring
+    #[arg(long, alias = "hipri")]
+    pub(crate) iopoll: bool,
     /// What sim simulates
     #[arg(long, default_value = "nvme")]
     pub(crate) sim_model: Model,

@@ -56,6 +56,8 @@ pub struct Job {
     pub filename: PathBuf,
     /// Through which engine.
     pub engine: Choice,
+    /// Whether the device is asked for completions, where it can be.
+    pub polled: bool,
     /// Pattern, block, depth, mix and seed.
     pub workload: Workload,
     /// Whether what it wrote is read back and checked.
@@ -344,6 +346,7 @@ fn finish(draft: Draft, section: &Section, taken: &mut Taken) -> Result<Job, Str
         options: echo(&section.own),
         filename,
         engine,
+        polled: draft.polled,
         workload,
         verify: draft.verify,
         offset: draft.offset,
@@ -376,6 +379,10 @@ fn contradiction(draft: &Draft) -> Option<&'static str> {
         Some("has time_based, which in fio overrides io_size and number_ios")
     } else if draft.verify && !draft.pattern.writes() {
         Some("has verify and does not write: only what was written in the same run is verified")
+    } else if draft.polled && draft.pattern.writes() {
+        Some("has hipri and writes: only reads are polled")
+    } else if draft.polled && !draft.engine.1 {
+        Some("has hipri and an engine that does not poll: ioengine=io_uring")
     } else if draft.steady.is_some() && draft.steady_duration.is_zero() {
         Some("has ss and no ss_dur: without it fio does not look for a steady state")
     } else {

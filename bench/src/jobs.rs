@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use bench::jobfile::{Job, JobFile, parse};
 use bench::report::json::Entry;
 use bench::{Limits, Report, Workload};
-use block::{Backend, Options, ReadOnly, ReadWrite, Target, open, probe_backend};
+use block::{Backend, Options, ReadOnly, ReadWrite, Target, open, open_polled, probe_backend};
 use serde_json::{Map, Value};
 
 use crate::args::Run;
@@ -122,6 +122,7 @@ fn one(ready: Ready<'_>, cancel: &AtomicBool) -> anyhow::Result<Report> {
     let (workload, limits) = (&ready.workload, &ready.limits);
     match ready.target {
         Opened::Read(target) => {
+            let open = if ready.job.polled { open_polled } else { open };
             let mut device = open(ready.backend, target, options).with_context(name)?;
             shown(&mut device, workload, limits, cancel)
         }

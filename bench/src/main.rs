@@ -15,7 +15,10 @@ use bench::{Limits, Progress, Report, RunError, Workload, run};
 use block::null::Null;
 use block::random::Random;
 use block::sim::{SimClock, SimDrive};
-use block::{Choice, Device, Geometry, Options, ReadOnly, ReadWrite, Target, open, probe_backend};
+use block::{
+    Backend, Choice, Device, Geometry, Mode, Options, ReadOnly, ReadWrite, Target, fitting, open,
+    open_polled, probe_backend,
+};
 use clap::{CommandFactory as _, FromArgMatches as _};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nix::sys::signal::{SigSet, Signal};
@@ -133,7 +136,7 @@ fn job_file(path: &Path, args: &Run, beside: &[String]) -> anyhow::Result<Vec<En
     let cancel = cancel_on_signal()?;
     let file = jobs::read(path)?;
     for note in &file.notes {
-        let _gone = writeln!(std::io::stderr(), "ringpv-bench: {note}").is_err();
+        self::note(note);
     }
     let ready = jobs::prepare(&file, args, number())?;
     let entries = jobs::measure(ready, &cancel, &mut |entry| {
@@ -180,6 +183,9 @@ fn measure(args: &Run) -> anyhow::Result<Report> {
         sector_bytes: 512,
     };
     match (args.engine, &args.target) {
+        (Engine::Null | Engine::Sim, _) if args.iopoll => {
+            Err(Usage("--iopoll goes with a block device or a file".into()).into())
+        }
         (Engine::Null, _) => on(&mut Null::new(simulated, options), args, &cancel),
         (Engine::Sim, _) => {
             let model = args.sim_model.figures();
@@ -187,14 +193,14 @@ fn measure(args: &Run) -> anyhow::Result<Report> {
             on(&mut drive.open::<ReadWrite>(options), args, &cancel)
         }
         (Engine::Auto | Engine::Uring | Engine::Threads, Some(path)) => {
+            if args.iopoll && args.rw.writes() {
+                return Err(Usage("--iopoll: only reads are polled".into()).into());
+            }
             let choice = args.engine.real().unwrap_or_default();
             let backend = probe_backend(choice)?;
-            if let (Choice::Auto, block::Backend::Threads { why }) = (choice, backend) {
-                let _gone =
-                    writeln!(std::io::stderr(), "ringpv-bench: threads are used: {why}").is_err();
-            }
             if args.rw.writes() {
                 let target = permit::writable(path, args.write_file, args.fingerprint.as_deref())?;
+                let backend = fitted(choice, backend, &target, args.iodepth);
                 return on(&mut open(backend, target, options)?, args, &cancel);
             }
             if args.write_file || args.fingerprint.is_some() {
@@ -202,12 +208,40 @@ fn measure(args: &Run) -> anyhow::Result<Report> {
                 return Err(Usage(words.into()).into());
             }
             let target = Target::<ReadOnly>::open(path)?;
-            on(&mut open(backend, target, options)?, args, &cancel)
+            let backend = fitted(choice, backend, &target, args.iodepth);
+            if !args.iopoll {
+                return on(&mut open(backend, target, options)?, args, &cancel);
+            }
+            if let Backend::Threads { .. } = backend {
+                note("--iopoll is without effect: threads do not poll");
+            }
+            on(&mut open_polled(backend, target, options)?, args, &cancel)
         }
         (Engine::Auto | Engine::Uring | Engine::Threads, None) => {
             Err(Usage("name a block device or a file (or --engine null or sim)".into()).into())
         }
     }
+}
+
+/// The engine that fits the device where none was asked for, and said so where threads are used.
+fn fitted<M: Mode>(choice: Choice, host: Backend, target: &Target<M>, depth: u32) -> Backend {
+    if choice != Choice::Auto {
+        return host;
+    }
+    let fitting = fitting(host, target, depth);
+    match (fitting.backend, fitting.timing) {
+        (Backend::Threads { why }, _) => note(&format!("threads are used: {why}")),
+        (Backend::Uring { .. }, Some(timing)) => note(&format!(
+            "io_uring leaves each read of this device to a kernel worker, and is used: {timing}"
+        )),
+        (Backend::Uring { .. }, None) => {}
+    }
+    fitting.backend
+}
+
+/// Says something beside what was asked for.
+fn note(words: &str) {
+    let _gone = writeln!(std::io::stderr(), "ringpv-bench: {words}").is_err();
 }
 
 /// Compiled for each engine, so that the loop and the engine are one.

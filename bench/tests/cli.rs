@@ -91,6 +91,16 @@ fn exit_codes() {
         (&["--engine", "null", "--ops", "100"][..], 0, ""),
         (&["--engine", "sim", "--ops", "100"], 0, ""),
         (
+            &["--engine", "sim", "--iopoll"],
+            2,
+            "--iopoll goes with a block device or a file",
+        ),
+        (
+            &["x", "--rw", "randrw", "--hipri"],
+            2,
+            "--iopoll: only reads are polled",
+        ),
+        (
             &["--engine", "sim", "--sim-model", "disk", "--ops", "100"],
             0,
             "",

@@ -14,7 +14,8 @@ use crate::blocking::Blocking;
 use crate::buffer::Buffer;
 use crate::device::{Completion, Device, Ended, Geometry, Op, Options, Wait};
 use crate::error::{BackendError, DeviceError, OpenError, Refused};
-use crate::target::{Mode, Target};
+use crate::fitting::Timing;
+use crate::target::{Mode, ReadOnly, Target};
 use crate::uring::{self, Ring, RingFlags};
 
 /// What a person asked for.
@@ -98,8 +99,12 @@ pub enum WhyThreads {
     },
     /// EPERM though the sysctl allows it: a sandbox, a container's seccomp profile most likely.
     Seccomp,
+    /// The ring works, and threads are faster on this device.
+    Faster(Timing),
     /// ENOSYS: the kernel was built without io_uring, or a sandbox says so.
     Missing,
+    /// ENOMEM: as much memory is locked as this process may lock.
+    LockedMemory,
     /// The kernel has io_uring, without what the engine needs.
     TooOld {
         /// What is lacking.
@@ -124,7 +129,14 @@ impl fmt::Display for WhyThreads {
             Self::Seccomp => f.write_str(
                 "io_uring_setup is refused (EPERM) though kernel.io_uring_disabled allows it: a seccomp profile",
             ),
+            Self::Faster(timing) => write!(
+                f,
+                "io_uring leaves each read of this device to a kernel worker: {timing}"
+            ),
             Self::Missing => f.write_str("this kernel has no io_uring (ENOSYS)"),
+            Self::LockedMemory => f.write_str(
+                "io_uring_setup is refused (ENOMEM): no more memory may be locked (RLIMIT_MEMLOCK)",
+            ),
             Self::TooOld { lacks } => write!(f, "this kernel's io_uring lacks {lacks}"),
             Self::Failed { step, errno } => write!(f, "{step} failed: {errno}"),
         }
@@ -166,6 +178,21 @@ pub fn open<M: Mode>(
         Backend::Uring { flags } => Opened::Ring(Ring::new(target, options, flags)?),
         Backend::Threads { .. } => Opened::Blocking(Blocking::new(target, options)?),
     })
+}
+
+/// The same for a reader that polls where the device can (see [`uring::polled`]). Threads do not poll.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_polled(
+    backend: Backend,
+    target: Target<ReadOnly>,
+    options: Options,
+) -> Result<Opened<ReadOnly>, OpenError> {
+    match backend {
+        Backend::Uring { flags } => Ring::polled(target, options, flags).map(Opened::Ring),
+        Backend::Threads { .. } => open(backend, target, options),
+    }
 }
 
 /// A device by whichever engine there is. Not a `Box<dyn Device>`: an operation through a ring costs 40 ns, and a loop that is
@@ -254,6 +281,8 @@ fn explain(failure: uring::ProbeFailure, disabled: u32) -> WhyThreads {
                 WhyThreads::Seccomp
             } else if errno == Errno::ENOSYS {
                 WhyThreads::Missing
+            } else if errno == Errno::ENOMEM {
+                WhyThreads::LockedMemory
             } else {
                 WhyThreads::Failed { step, errno }
             }
@@ -290,11 +319,12 @@ mod tests {
             (setup(Errno::EPERM, 1), WhyThreads::Sysctl { value: 1 }),
             (setup(Errno::EPERM, 2), WhyThreads::Sysctl { value: 2 }),
             (setup(Errno::ENOSYS, 0), WhyThreads::Missing),
+            (setup(Errno::ENOMEM, 0), WhyThreads::LockedMemory),
             (
-                setup(Errno::ENOMEM, 0),
+                setup(Errno::EMFILE, 0),
                 WhyThreads::Failed {
                     step: "io_uring_setup",
-                    errno: Errno::ENOMEM,
+                    errno: Errno::EMFILE,
                 },
             ),
             (

@@ -14,6 +14,7 @@ use io_uring::{IoUring, opcode, types};
 use nix::errno::Errno;
 
 use crate::buffer::{Buffer, Registered};
+use crate::clock::Clock;
 use crate::device::Op;
 use crate::error::errno_of;
 use crate::extents::kernel::FileMap;
@@ -250,10 +251,14 @@ impl OwningRing {
 
 impl Drop for OwningRing {
     fn drop(&mut self) {
+        // A ring that polls heeds no time-out (kernel-notes/21).
+        let polled = self.ring.params().is_setup_iopoll().then(Clock::start);
         while self.in_flight() > 0 {
-            match self.enter(1, Some(DROP_WAIT)) {
-                Ok(()) | Err(Errno::EINTR | Errno::EAGAIN | Errno::EBUSY) => {}
-                Err(_) => break,
+            let entered = self.enter(u32::from(polled.is_none()), Some(DROP_WAIT));
+            let ends = polled.is_some_and(|it| u128::from(it.now_ns()) > DROP_WAIT.as_nanos());
+            match entered {
+                Ok(()) | Err(Errno::EINTR | Errno::EAGAIN | Errno::EBUSY) if !ends => {}
+                Ok(()) | Err(_) => break,
             }
             self.reap(|_, _, _| {});
         }

@@ -8,12 +8,13 @@ use std::fs::{File, OpenOptions};
 use std::io::{Seek as _, SeekFrom};
 use std::marker::PhantomData;
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::stat::{major, minor};
 
 use crate::device::Geometry;
 use crate::error::{OpenError, errno_of};
@@ -131,6 +132,28 @@ impl<M: Mode> Target<M> {
     #[must_use]
     pub const fn file(&self) -> &Arc<File> {
         &self.file
+    }
+
+    /// Major and minor number of the block device that it is, or that it lies on.
+    #[must_use]
+    pub fn number(&self) -> Option<(u64, u64)> {
+        let found = self.file.metadata().ok()?;
+        let number = if found.file_type().is_block_device() {
+            found.rdev()
+        } else {
+            found.dev()
+        };
+        Some((major(number), minor(number)))
+    }
+
+    /// An attribute that sysfs has of that device, or of the disk that it is a part of.
+    #[must_use]
+    pub fn attribute(&self, name: &str) -> Option<String> {
+        let (major, minor) = self.number()?;
+        let device = Path::new("/sys/dev/block").join(format!("{major}:{minor}"));
+        let read = |path: PathBuf| std::fs::read_to_string(path).ok();
+        let text = read(device.join(name)).or_else(|| read(device.join("..").join(name)))?;
+        Some(text.trim().to_owned())
     }
 
     fn measure(file: File, path: &Path) -> Result<Self, OpenError> {

@@ -6,6 +6,8 @@
 //!
 //! It runs with what the kernel grants: flags fall back one set at a time, registered buffers halve on ENOMEM down to none
 //! (kernel-notes/04). [`Device::description`] says with what.
+//!
+//! A reader may ask for a ring that polls (see [`polled`]).
 
 use std::cell::Cell;
 use std::fmt;
@@ -16,7 +18,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use io_uring::register::Restriction;
-use io_uring::{IoUring, opcode, squeue};
+use io_uring::{Builder, IoUring, opcode, squeue};
 use nix::errno::Errno;
 
 use crate::buffer::Buffer;
@@ -28,8 +30,10 @@ use crate::target::{Mode, Target};
 
 pub(crate) mod abi;
 mod entry;
+pub mod polled;
 pub(crate) mod zeroes;
 pub(crate) use entry::OpFile;
+use polled::Polling;
 
 /// Set-up flags of a ring, in the order in which kernels learned them: each level includes those below it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,6 +61,10 @@ impl RingFlags {
     ];
 
     fn build(self, entries: u32) -> std::io::Result<IoUring> {
+        self.builder(entries).build(entries)
+    }
+
+    fn builder(self, entries: u32) -> Builder {
         let mut builder = IoUring::builder();
         builder
             .dontfork()
@@ -74,7 +82,7 @@ impl RingFlags {
         if self >= Self::NoSqArray {
             builder.setup_no_sqarray();
         }
-        builder.build(entries)
+        builder
     }
 }
 
@@ -140,6 +148,7 @@ pub(crate) fn probe() -> Result<RingFlags, ProbeFailure> {
         number: -1,
         fixed: false,
         ring: 0,
+        rw_flags: 0,
     };
     if ring.push(file, 0, Op::Nop).is_err() {
         return Err(ProbeFailure::Lacks("a submission queue"));
@@ -239,6 +248,7 @@ pub struct Ring<M> {
     /// Whether the ring itself is registered.
     placed: bool,
     flags: RingFlags,
+    polling: Polling,
     clock: Clock,
     /// The clock's last reading.
     read_ns: Cell<u64>,
@@ -264,12 +274,22 @@ impl<M: Mode> Ring<M> {
     /// # Errors
     /// [`OpenError::Depth`], [`OpenError::Ring`].
     pub fn new(target: Target<M>, options: Options, flags: RingFlags) -> Result<Self, OpenError> {
+        let builder = flags.builder(options.depth);
+        Self::built(target, options, flags, (builder, Polling::NotAsked))
+    }
+
+    fn built(
+        target: Target<M>,
+        options: Options,
+        flags: RingFlags,
+        (builder, polling): (Builder, Polling),
+    ) -> Result<Self, OpenError> {
         let failed = |step| {
             let path = target.path().to_path_buf();
             move |errno| OpenError::Ring { path, step, errno }
         };
         let depth = check_depth(&target, options)?;
-        let ring = flags
+        let ring = builder
             .build(options.depth)
             .map_err(|error| failed("setup")(errno_of(&error)))?;
         let id = RINGS.fetch_add(1, Ordering::Relaxed);
@@ -291,6 +311,7 @@ impl<M: Mode> Ring<M> {
                 number: if fixed { 0 } else { fd },
                 fixed,
                 ring: id,
+                rw_flags: 0,
             },
             registered: pool.len(),
             placed,
@@ -299,10 +320,16 @@ impl<M: Mode> Ring<M> {
             depth,
             pool,
             flags,
+            polling,
             clock: Clock::start(),
             read_ns: Cell::new(0),
             stays: PhantomData,
         })
+    }
+
+    /// Reads from now on fail with EAGAIN or EOPNOTSUPP instead of waiting for anything but the device.
+    pub(crate) const fn never_wait(&mut self) {
+        self.file.rw_flags = nix::libc::RWF_NOWAIT;
     }
 
     /// Hands over what is queued, waits, and gives what has ended, with the reading of the clock that it returns.
@@ -314,7 +341,9 @@ impl<M: Mode> Ring<M> {
     ) -> Result<u64, DeviceError> {
         loop {
             // Entered even with nothing to wait for: else nothing is posted (kernel-notes/08).
-            let want = u32::from(wait != Wait::No && self.ring.in_flight() > 0);
+            let waits = wait != Wait::No && self.ring.in_flight() > 0;
+            // A ring that polls would not heed the time-out (kernel-notes/21): it is asked over and over instead.
+            let want = u32::from(waits && self.polling != Polling::Polled);
             let timeout = match wait {
                 // The clock as it was last read: the wait may end later by as long as the batch took to prepare.
                 Wait::Until(at) => {
@@ -336,10 +365,11 @@ impl<M: Mode> Ring<M> {
                 each(now_ns, Completion { token, op, result });
             });
             match entered {
-                Ok(()) if !reaped && want > 0 => {}
+                Ok(()) if !reaped && waits && !is_past(wait, now_ns) => {}
                 Ok(()) | Err(Errno::ETIME) => return Ok(now_ns),
                 // No memory for a request, or completions to be reaped first: both pass.
-                Err(Errno::EINTR | Errno::EAGAIN | Errno::EBUSY) if !reaped => {}
+                Err(Errno::EINTR | Errno::EAGAIN | Errno::EBUSY)
+                    if !reaped && !is_past(wait, now_ns) => {}
                 Err(Errno::EINTR | Errno::EAGAIN | Errno::EBUSY) => return Ok(now_ns),
                 Err(errno) => {
                     return Err(DeviceError::Enter {
@@ -350,6 +380,11 @@ impl<M: Mode> Ring<M> {
             }
         }
     }
+}
+
+/// Whether a wait has had its time.
+const fn is_past(wait: Wait, now_ns: u64) -> bool {
+    matches!(wait, Wait::Until(at) if at <= now_ns)
 }
 
 /// The depth as a count, if it is within bounds.
@@ -402,12 +437,13 @@ impl<M: Mode> Device for Ring<M> {
 
     fn description(&self) -> String {
         format!(
-            "io_uring ({}), {} of {} buffers registered, file {}, ring {}",
+            "io_uring ({}), {} of {} buffers registered, file {}, ring {}{}",
             self.flags,
             self.registered,
             self.depth,
             registered(self.file.fixed),
             registered(self.placed),
+            self.polling,
         )
     }
 

@@ -36,6 +36,7 @@ pub(crate) fn device(name: &str) -> Device {
         transport: Transport::Nvme,
         rotational: false,
         numa_node: None,
+        io_backend: None,
         signatures: Vec::new(),
     }
 }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use agent::csi::{KNOWN_CALLS, NodeService};
+use agent::host::linux::Engines;
 use agent::host::{Host as _, LinuxHost, MakeXfs, MountDevice};
 use agent::probe::reader::Reader;
 use agent::probe::sysfs::Root;
@@ -97,9 +98,9 @@ impl Node {
         let host = Arc::new(LinuxHost {
             sys: "/sys".into(),
             proc: "/proc".into(),
-            backend: Backend::Threads {
+            engines: Engines::new(Backend::Threads {
                 why: WhyThreads::Asked,
-            },
+            }),
             limiter: Arc::new(Limiter::unlimited()),
             discovery: nothing_discovered().await,
         });

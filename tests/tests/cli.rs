@@ -72,6 +72,7 @@ fn device(number: u32, name: &str) -> Device {
         transport: Transport::Nvme,
         rotational: false,
         numa_node: None,
+        io_backend: None,
         signatures: Vec::new(),
     }
 }

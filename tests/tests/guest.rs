@@ -336,6 +336,95 @@ fn io_uring_forbidden_by_the_administrator() {
 }
 
 #[test]
+fn engines_are_fitted_to_devices() {
+    if cannot("engines_are_fitted_to_devices") {
+        return;
+    }
+    let images = Images::new();
+    let drive = images.spec("A", "600M");
+    let guest = Guest::boot(
+        "engines",
+        &["--nvme", &drive, "--append", "nvme.poll_queues=1"],
+    );
+    let measured = |device: &str, options: &str| {
+        let script = format!("ringpv-bench run {device} --ops 300 --iodepth 1 {options} 2>&1");
+        let said = guest.ok(&script);
+        tests::tell(&said);
+        said
+    };
+    // Memory has no NOWAIT: both engines are timed, and the faster one is named with the figures.
+    guest.ok("modprobe zram; echo 64M >/sys/block/zram0/disksize");
+    let said = measured("/dev/zram0", "");
+    assert!(said.contains("threads, 1 at a time"), "{said}");
+    let by_threads = said.contains("threads are used: io_uring leaves each read");
+    assert_eq!(by_threads, said.contains("pread and pwrite"), "{said}");
+    // A drive of its own has it, and nothing is to be said.
+    let said = measured("/dev/nvme0n1", "");
+    assert!(said.contains("  engine   io_uring ("), "{said}");
+    assert!(!said.contains("ringpv-bench:"), "{said}");
+    // Polled only where that was asked for, and the kernel agrees.
+    assert!(!said.contains("polled"), "{said}");
+    let polls = guest.ok("cat /sys/block/nvme0n1/queue/io_poll");
+    assert_eq!(polls.trim(), "1", "the drive has a queue to be polled");
+    let said = measured("/dev/nvme0n1", "--iopoll");
+    assert!(said.contains("ring registered, polled"), "{said}");
+    assert!(said.contains("300 operations"), "{said}");
+    let said = measured("/dev/vda", "--iopoll");
+    assert!(said.contains("not polled: "), "{said}");
+    // A drive that answers once a second: a polled run ends when its time is over all the same.
+    guest.outside("slow", &["nvme0", "iops=1"]);
+    let said =
+        guest.ok("timeout 60 ringpv-bench run /dev/nvme0n1 --iopoll --iodepth 8 --runtime 2s");
+    assert!(said.contains("polled"), "{said}");
+}
+
+#[test]
+fn the_agent_tells_by_which_engine_a_drive_is_read() {
+    if cannot("the_agent_tells_by_which_engine_a_drive_is_read") {
+        return;
+    }
+    let images = Images::new();
+    let (drive, state) = (images.spec("A", "600M"), images.spec("state", "512M"));
+    let guest = Guest::boot("fitted", &["--nvme", &drive, "--disk", &state]);
+    // A drive in memory has no NOWAIT, and what device mapper makes of it has none either.
+    guest.ok("modprobe zram; echo 600M >/sys/block/zram0/disksize
+        size=$(blockdev --getsz /dev/zram0)
+        dmsetup create memory --uuid memory-1 --table \"0 $size linear /dev/zram0 0\"
+        udevadm settle");
+    guest.start("--metrics-listen 127.0.0.1:9500");
+    guest.ok(INIT);
+    let metrics = || {
+        guest.ok("exec 3<>/dev/tcp/127.0.0.1/9500
+            printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&3
+            grep -a io_backend <&3")
+    };
+    guest.until("both drives were read", || {
+        metrics().matches("ringpv_drive_io_backend{").count() == 2
+    });
+    let said = metrics();
+    tests::tell(&said);
+    assert!(
+        said.contains("ringpv_io_backend{backend=\"uring\",reason=\"UringUsed\"} 1"),
+        "{said}"
+    );
+    let engine = |name: &str| {
+        let node = guest.json("ringpv list nodes -o json");
+        let devices = node["items"][0]["status"]["devices"].as_array();
+        let mut found = devices.into_iter().flatten();
+        let device = found.find(|device| device["name"] == name);
+        device.map(|device| device["ioBackend"].clone())
+    };
+    // Which is faster in memory is the machine's to say; what it said is shown.
+    let by_threads = said.contains("backend=\"threads\"");
+    guest.until("the node's status says so as well", || {
+        let shown = engine("dm-0").unwrap_or_default();
+        by_threads == (shown["reason"] == "ThreadsFaster")
+    });
+    tests::tell(&format!("{:?}", engine("dm-0")));
+    assert_eq!(engine("nvme0n1"), Some(Value::Null));
+}
+
+#[test]
 fn a_drive_that_fails_every_write() {
     if cannot("a_drive_that_fails_every_write") {
         return;

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bench::Report;
-use block::Backend;
 use block::erase::Limiter;
 
 use crate::probe::discovery::ReprobeError;
@@ -17,6 +16,7 @@ use super::{
 };
 
 mod device;
+pub mod engines;
 mod files;
 mod look;
 mod measure;
@@ -24,6 +24,8 @@ mod mounts;
 mod program;
 mod quota;
 mod xfs;
+
+pub use engines::Engines;
 
 /// This machine.
 #[derive(Clone, Debug)]
@@ -33,7 +35,7 @@ pub struct LinuxHost {
     /// Root of procfs.
     pub proc: PathBuf,
     /// How devices are read and written.
-    pub backend: Backend,
+    pub engines: Engines,
     /// The pace at which devices are erased and read back.
     pub limiter: Arc<Limiter>,
     /// What looks at devices, and is told when one was changed from here.
@@ -76,15 +78,15 @@ impl Host for LinuxHost {
 
     fn hold(&self, device: &str) -> Result<Box<dyn HeldDevice>, HostError> {
         let limiter = Arc::clone(&self.limiter);
-        device::hold(device, self.backend, limiter, self.discovery.clone())
+        device::hold(device, self.engines.host(), limiter, self.discovery.clone())
     }
 
     fn measure(&self, device: &str, run: Run<'_>) -> Result<Report, HostError> {
-        measure::device(self.backend, &device_path(device), run)
+        measure::device(&self.engines, &device_path(device), run)
     }
 
     fn measure_file(&self, path: &Path, run: Run<'_>) -> Result<Report, HostError> {
-        measure::file(self.backend, path, run)
+        measure::file(&self.engines, path, run)
     }
 
     fn counters(&self, device: &str) -> Result<BlockCounters, HostError> {

@@ -7,6 +7,7 @@ use kube::client::Body;
 
 use super::*;
 use crate::probe::{DeviceFacts, DeviceKind, Media, Policy, judge_all};
+use block::Timing;
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
@@ -94,6 +95,43 @@ fn the_status_counts_and_is_in_order() {
     assert_eq!(later.conditions.len(), 1);
 }
 
+/// Threads are faster by far.
+const FASTER: Timing = Timing {
+    depth: 1,
+    ring_ns: 40_000,
+    threads_ns: 800,
+};
+
+#[test]
+fn a_device_with_an_engine_of_its_own_says_so() {
+    let mut facts = facts();
+    facts.io_backend.name = IoBackendName::Uring;
+    let snapshot = snapshot(&["sda", "sdb"]);
+    let threads = Backend::Threads {
+        why: WhyThreads::Faster(FASTER),
+    };
+    let shown = |diskseq, engines: &[(u32, Backend)]| {
+        let key = DeviceKey {
+            major_minor: "8:0".to_owned(),
+            diskseq,
+        };
+        let fitted = Fitted::from([(key, engines.iter().copied().collect())]);
+        let mut status = status(&facts, &snapshot, &[], NOW);
+        add_fitted(&mut status, &snapshot, &fitted);
+        status.devices[0].io_backend.clone()
+    };
+    let backend = shown(1, &[(1, threads), (32, threads)]).unwrap();
+    let said = (backend.name, backend.reason);
+    assert_eq!(said, (IoBackendName::Threads, Reason::ThreadsFaster));
+    assert!(backend.message.contains("40.0 µs"), "{}", backend.message);
+    assert_eq!(
+        shown(2, &[(1, threads)]),
+        None,
+        "another device had its number"
+    );
+    assert_eq!(shown(1, &[]), None);
+}
+
 #[test]
 fn every_reason_for_threads_has_its_word() {
     let threads = |why| io_backend(&Backend::Threads { why });
@@ -102,6 +140,8 @@ fn every_reason_for_threads_has_its_word() {
         (WhyThreads::Sysctl { value: 2 }, Reason::UringDisabled),
         (WhyThreads::Seccomp, Reason::UringRefused),
         (WhyThreads::Missing, Reason::UringUnsupported),
+        (WhyThreads::LockedMemory, Reason::UringNoMemory),
+        (WhyThreads::Faster(FASTER), Reason::ThreadsFaster),
     ];
     for (why, reason) in cases {
         let said = threads(why);
@@ -175,7 +215,7 @@ async fn the_object_is_made_and_then_written_on_change_alone() {
     let task = tokio::spawn(report(
         client(&server),
         facts(),
-        pictures,
+        (pictures, watch::channel(Fitted::new()).1),
         Registry::default(),
     ));
     let settle = async || sleep(Duration::from_secs(10)).await;

@@ -216,7 +216,7 @@ const OPTIONS: &[Row] = &[
         &[],
         Only(&["0"], "a buffer is filled once with random bytes"),
     ),
-    ("hipri", &[], Only(&["0"], "completions come by interrupt")),
+    ("hipri", &[], Set(|d, v| put(&mut d.polled, switch(v)))),
     (
         "sqthread_poll",
         &[],
@@ -297,6 +297,7 @@ pub(super) struct Draft {
     pub(super) steady_ramp: Duration,
     pub(super) percentiles: Option<Vec<f64>>,
     pub(super) verify: bool,
+    pub(super) polled: bool,
     pub(super) direct: bool,
 }
 
@@ -328,6 +329,7 @@ impl Draft {
             steady_ramp: Duration::ZERO,
             percentiles: None,
             verify: false,
+            polled: false,
             direct: false,
         }
     }

@@ -190,8 +190,12 @@ fn what_is_refused() {
         ),
         ("fsync=1", "only fsync=0 is supported"),
         (
+            "hipri\nioengine=io_uring\nrw=randrw",
+            "line 1: [x] has hipri and writes: only reads are polled",
+        ),
+        (
             "hipri",
-            "line 4: hipri: completions come by interrupt; only hipri=0",
+            "line 1: [x] has hipri and an engine that does not poll",
         ),
         ("direct=0", "fio would go through the page cache"),
         ("buffered=1", "fio would go through the page cache"),

@@ -299,6 +299,7 @@ impl Reader {
             number: fd,
             fixed: false,
             ring: 0,
+            rw_flags: 0,
         };
         if let Some(place) = usize::try_from(token)
             .ok()

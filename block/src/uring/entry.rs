@@ -15,6 +15,8 @@ pub(crate) struct OpFile {
     pub(crate) fixed: bool,
     /// The ring, so that another ring's buffers are not taken for registered.
     pub(crate) ring: u32,
+    /// `RWF_NOWAIT`, or nothing.
+    pub(crate) rw_flags: i32,
 }
 
 impl OpFile {
@@ -42,8 +44,12 @@ impl OpFile {
                 let entry = match self.index(buffer) {
                     Some(index) => opcode::ReadFixed::new(file, place, len, index)
                         .offset(*offset)
+                        .rw_flags(self.rw_flags)
                         .build(),
-                    None => opcode::Read::new(file, place, len).offset(*offset).build(),
+                    None => opcode::Read::new(file, place, len)
+                        .offset(*offset)
+                        .rw_flags(self.rw_flags)
+                        .build(),
                 };
                 push(&whole(entry))
             }

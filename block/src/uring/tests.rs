@@ -107,6 +107,7 @@ fn a_drop_waits_no_longer_than_it_must() {
         number: reading.as_raw_fd(),
         fixed: false,
         ring: 0,
+        rw_flags: 0,
     };
     let buffer = Buffer::zeroed(4096);
     ring.push(file, 0, Op::Read { offset: 0, buffer }).unwrap();
@@ -177,4 +178,62 @@ fn the_file_is_free_as_soon_as_the_ring_is_dropped() {
     }
     // Another test's child may hold a copy of the descriptor for a moment; a ring that is only closed fails each time.
     assert!(busy <= 5, "{busy} of 20");
+}
+
+#[test]
+fn polling_is_tried_and_done_without() {
+    let Some(flags) = flags() else { return };
+    let file = file();
+    let target = || Target::<ReadOnly>::open(file.path()).unwrap();
+    // Past the look at sysfs: what the kernel itself says.
+    let tried = Ring::tried(target(), Options::new(4, 4096), flags).unwrap();
+    let polls = match &tried {
+        Ok(ring) => ring.description().ends_with(", polled"),
+        Err(why) => {
+            println!("not polled: {why}");
+            false
+        }
+    };
+    assert_eq!(tried.is_ok(), polls);
+    drop(tried);
+    let mut ring = Ring::polled(target(), Options::new(4, 4096), flags).unwrap();
+    let said = ring.description();
+    let expected = [", polled", ", not polled: "];
+    assert!(expected.iter().any(|words| said.contains(words)), "{said}");
+    for token in 0..4 {
+        let buffer = ring.buffer(4096);
+        let offset = token * 4096;
+        ring.submit(token, Op::Read { offset, buffer }).unwrap();
+    }
+    let mut done = Vec::new();
+    let patience = Wait::Until(ring.now_ns() + 5_000_000_000);
+    while ring.in_flight() > 0 {
+        ring.complete(patience, &mut done).unwrap();
+    }
+    assert!(done.iter().all(|one| one.result.is_ok()), "{done:?}");
+}
+
+#[test]
+fn a_ring_that_polls_keeps_the_time_it_was_given() {
+    let Some(flags) = flags() else { return };
+    let file = file();
+    let target = Target::<ReadOnly>::open(file.path()).unwrap();
+    let mut ring = Ring::new(target, Options::new(1, 4096), flags).unwrap();
+    ring.polling = Polling::Polled;
+    let (reading, _writing) = nix::unistd::pipe().unwrap();
+    let pipe = OpFile {
+        number: reading.as_raw_fd(),
+        fixed: false,
+        ring: 0,
+        rw_flags: 0,
+    };
+    let buffer = Buffer::zeroed(4096);
+    ring.ring
+        .push(pipe, 0, Op::Read { offset: 0, buffer })
+        .unwrap();
+    let mut done = Vec::new();
+    let until = ring.now_ns() + 20_000_000;
+    ring.complete(Wait::Until(until), &mut done).unwrap();
+    assert!(ring.now_ns() >= until, "it waited");
+    assert_eq!((done.len(), ring.in_flight()), (0, 1), "a pipe is silent");
 }

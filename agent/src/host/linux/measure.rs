@@ -7,16 +7,16 @@ use bench::Report;
 use block::{Backend, Mode, Options, ReadOnly, ReadWrite, Target};
 
 use super::super::{HostError, Run};
-use super::sentence;
+use super::{Engines, sentence};
 
-pub(super) fn device(backend: Backend, path: &Path, run: Run<'_>) -> Result<Report, HostError> {
+pub(super) fn device(engines: &Engines, path: &Path, run: Run<'_>) -> Result<Report, HostError> {
     let target = Target::<ReadOnly>::open(path).map_err(|error| refused(path, &error))?;
-    on(backend, target, path, run)
+    on(engines, target, path, run)
 }
 
-pub(super) fn file(backend: Backend, path: &Path, run: Run<'_>) -> Result<Report, HostError> {
+pub(super) fn file(engines: &Engines, path: &Path, run: Run<'_>) -> Result<Report, HostError> {
     let target = Target::<ReadWrite>::open_file(path).map_err(|error| refused(path, &error))?;
-    on(backend, target, path, run)
+    on(engines, target, path, run)
 }
 
 pub(super) fn held(
@@ -29,10 +29,21 @@ pub(super) fn held(
         .try_clone()
         .map_err(|error| HostError::io("measure", path.display(), error))?;
     let target = Target::<ReadWrite>::held(file, path).map_err(|error| refused(path, &error))?;
-    on(backend, target, path, run)
+    // By what the host has: to find out more, it would read beyond what the workload names.
+    with(backend, target, path, run)
 }
 
 fn on<M: Mode>(
+    engines: &Engines,
+    target: Target<M>,
+    path: &Path,
+    run: Run<'_>,
+) -> Result<Report, HostError> {
+    let backend = engines.of(&target, run.workload.depth);
+    with(backend, target, path, run)
+}
+
+fn with<M: Mode>(
     backend: Backend,
     target: Target<M>,
     path: &Path,

@@ -168,6 +168,7 @@ impl Task {
             let seconds = *nanos as f64 / 1e9;
             (0..*count).for_each(|_| histogram.observe(seconds));
         }
+        self.ctx.metrics.read_by(&self.id, report.engine);
         vitals.own.reads += round.count();
         vitals.own.nanos += round.sum_ns();
         let failed = report.read.errors + report.unanswered;
