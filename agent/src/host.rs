@@ -180,7 +180,8 @@ pub trait HeldDevice: Send {
     /// What the kernel says now of what the device can do by itself.
     fn queue(&self) -> Queue;
 
-    /// Zeroes one piece by its method, durably. [`HostError::is_unsupported`] where the device cannot do it so.
+    /// Zeroes one piece by its method, durably. Whether an error says that another way may do, its method knows
+    /// ([`is_refused_by`](block::erase::Method::is_refused_by)).
     fn zero(&self, warrant: &Warrant, piece: Piece) -> Result<Zeroed, HostError>;
 
     /// Reads a range back past the page cache. `None`: all zero; else the offset of the first byte that is not.

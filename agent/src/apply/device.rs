@@ -240,10 +240,9 @@ impl Apply<'_> {
 
 /// The device cannot do it so.
 fn is_refusal(method: Method, error: &HostError) -> bool {
-    error.is_unsupported()
-        || error
-            .errno()
-            .is_some_and(|errno| method.is_refused_by(errno))
+    error
+        .errno()
+        .is_some_and(|errno| method.is_refused_by(errno))
 }
 
 /// What stands against taking a device, apart from what it holds and whose it is.
