@@ -4,7 +4,7 @@
 //! pieces the cursor is written, a person's change of mind is seen, and the load is limited. Nothing here decides what
 //! comes next; nothing here writes to a device but through the warrant that the session got from `Check`.
 
-use api::drive::{DriveCapacity, EraseMethod, EraseVerify};
+use api::drive::{DriveCapacity, EraseLevel, EraseMethod, EraseVerify};
 use api::{Drive, LatencySummary, Reason};
 use block::claim::{Claim, ClaimState, claim_offset};
 use block::erase::{self, Method, Ours, Warrant};
@@ -21,6 +21,7 @@ mod device;
 mod filesystem;
 mod gate;
 mod refusal;
+mod secure;
 
 pub use refusal::{Refusal, Retry};
 
@@ -28,6 +29,7 @@ pub use refusal::{Refusal, Retry};
 #[derive(Default)]
 pub struct Session {
     hold: Option<Hold>,
+    secure: SecureState,
     erase: Option<erase::Course>,
     verify: Option<Verify>,
     removing: bool,
@@ -52,6 +54,18 @@ impl Hold {
             claim,
         }
     }
+}
+
+/// How far the drive is with erasing its cells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum SecureState {
+    /// It was not told to.
+    #[default]
+    No,
+    /// It is at it.
+    Begun,
+    /// It did, in this way.
+    Done(&'static str),
 }
 
 struct Verify {
@@ -83,9 +97,11 @@ pub enum Outcome {
         methods: String,
         /// Bytes.
         bytes: u64,
-        /// All of the device, or its signature areas alone.
-        whole: bool,
+        /// What it is worth.
+        level: EraseLevel,
     },
+    /// The drive erased its cells, and bears its claim again.
+    SecurelyErased,
     /// Reading back is done.
     Verified {
         /// Bytes that were read and found zero.
@@ -160,6 +176,7 @@ impl Apply<'_> {
             Action::CheckRemoval { device } => self.check_removal(session, device),
             Action::Claim => self.claim(session),
             Action::Gate => self.gate(session),
+            Action::SecureErase => self.secure_erase(session),
             Action::Erase {
                 done_bytes,
                 total_bytes,

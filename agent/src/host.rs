@@ -16,7 +16,7 @@ use std::sync::atomic::AtomicBool;
 
 use block::claim::Claim;
 use block::erase::course::Queue;
-use block::erase::{Limiter, Piece, Range, Warrant, Zeroed};
+use block::erase::{Limiter, Piece, Range, Secure, Secured, Warrant, Zeroed};
 
 use crate::probe::Seen;
 
@@ -183,6 +183,13 @@ pub trait HeldDevice: Send {
     /// Zeroes one piece by its method, durably. Whether an error says that another way may do, its method knows
     /// ([`is_refused_by`](block::erase::Method::is_refused_by)).
     fn zero(&self, warrant: &Warrant, piece: Piece) -> Result<Zeroed, HostError>;
+
+    /// Whether the drive can erase its cells so, and nothing but what was named. [`Cause::Unable`] where it cannot.
+    fn can_secure(&self, how: Secure) -> Result<(), HostError>;
+
+    /// Has the drive erase its cells, the claim block included, or says how far it is: asked again, with `begun`, until
+    /// it is done. What it then reads nobody knows.
+    fn secure(&self, warrant: &Warrant, how: Secure, begun: bool) -> Result<Secured, HostError>;
 
     /// Reads a range back past the page cache. `None`: all zero; else the offset of the first byte that is not.
     fn find_nonzero(&self, range: Range) -> Result<Option<u64>, HostError>;
@@ -374,6 +381,9 @@ pub enum Cause {
     /// Something that must not be: said as a sentence.
     #[error("{0}")]
     Refused(String),
+    /// Something that it cannot do, today as tomorrow: said as a sentence.
+    #[error("{0}")]
+    Unable(String),
 }
 
 impl HostError {
@@ -403,7 +413,8 @@ impl HostError {
             Cause::ProgramMissing(_)
             | Cause::Program { .. }
             | Cause::TimedOut(_)
-            | Cause::Refused(_) => None,
+            | Cause::Refused(_)
+            | Cause::Unable(_) => None,
         }
     }
 

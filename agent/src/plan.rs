@@ -13,6 +13,7 @@
 //! | bears our claim, Preparing, of another object | fingerprint as named, and force | prepare |
 //! | bears the drive, of another cluster | `adoptFrom` names that one | move it here; its claim once no volume is mounted |
 //! | bears nothing of ours | fingerprint as named, drive never in use | prepare |
+//! | bears nothing of ours | it was erasing its cells | prepare, or erase once more; only if it is blank |
 //! | bears another drive, made to the end | | refuse |
 //! | bears nothing of ours | the drive was in use | refuse: nothing is written |
 //! | two of them | | refuse both |
@@ -335,6 +336,15 @@ fn from_gate(drive: &Drive, device: &Seen) -> Vec<Action> {
     if drive.spec.gate.is_some() {
         actions.push(Action::Gate);
     }
+    actions.extend(from_erase(drive, device));
+    actions
+}
+
+fn from_erase(drive: &Drive, device: &Seen) -> Vec<Action> {
+    let mut actions = Vec::new();
+    if drive.spec.erase.method.is_secure() {
+        actions.push(Action::SecureErase);
+    }
     actions.push(Action::Erase {
         done_bytes: 0,
         total_bytes: 0,
@@ -400,6 +410,14 @@ fn resumed(drive: &Drive, device: &Seen, file_system: bool) -> Vec<Action> {
             actions.extend(from_format(device));
             actions
         }
+        // What the drive did is known only to who asked it: it does so again.
+        Some(Step::SecureErase | Step::Erase | Step::Verify)
+            if drive.spec.erase.method.is_secure() =>
+        {
+            let mut actions = vec![check];
+            actions.extend(from_erase(drive, device));
+            actions
+        }
         Some(Step::Verify) => {
             let mut actions = vec![check];
             actions.extend(from_verify(device));
@@ -414,7 +432,7 @@ fn resumed(drive: &Drive, device: &Seen, file_system: bool) -> Vec<Action> {
             actions.extend(from_verify(device));
             actions
         }
-        Some(Step::Check | Step::Claim | Step::Gate) | None => {
+        Some(Step::Check | Step::Claim | Step::Gate | Step::SecureErase) | None => {
             let mut actions = vec![check];
             actions.extend(from_gate(drive, device));
             actions
@@ -446,6 +464,15 @@ pub fn was_in_use(drive: &Drive) -> bool {
         .status
         .as_ref()
         .is_some_and(|status| status.capacity.is_some())
+}
+
+/// Whether the drive was told to erase its cells, its claim with them, and the claim was not written again yet.
+#[must_use]
+pub fn may_lack_its_claim(drive: &Drive) -> bool {
+    drive
+        .status
+        .as_ref()
+        .is_some_and(|status| status.secure_erase_since.is_some())
 }
 
 fn is_formatted(claim: Option<&Claim>) -> bool {
@@ -550,6 +577,8 @@ pub fn refused_phase(drive: &Drive) -> DrivePhase {
     reason = "a table has as many lines as it has rows"
 )]
 mod moving_tests;
+#[cfg(test)]
+mod secure_tests;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! merge patch between two, so that nothing is written that is so already.
 
 use api::condition::{self, ConditionStatus, ConditionType};
-use api::drive::{DriveDevice, EraseLevel, EraseVerify, ErasedProof, Progress};
+use api::drive::{DriveDevice, EraseVerify, ErasedProof, Progress};
 use api::{Drive, DrivePhase, DriveStatus, LatencySummary, Reason};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
@@ -45,6 +45,9 @@ pub fn begun(drive: &Drive, status: &DriveStatus, action: &Action, now: Timestam
         total_bytes,
         since: same.map_or(now, |progress| progress.since),
     });
+    if *action == Action::SecureErase {
+        status.secure_erase_since.get_or_insert(now);
+    }
     status
 }
 
@@ -57,6 +60,7 @@ fn mounts_only(drive: &Drive, action: &Action) -> bool {
 pub fn after(mut status: DriveStatus, outcome: &Outcome, now: Timestamp) -> DriveStatus {
     match outcome {
         Outcome::Unchanged | Outcome::Changed => {}
+        Outcome::SecurelyErased => status.secure_erase_since = None,
         Outcome::Partly {
             done_bytes,
             total_bytes,
@@ -74,18 +78,14 @@ pub fn after(mut status: DriveStatus, outcome: &Outcome, now: Timestamp) -> Driv
         Outcome::Erased {
             methods,
             bytes,
-            whole,
+            level,
         } => {
             status.erased = Some(ErasedProof {
                 method: methods.clone(),
                 bytes: *bytes,
                 verified_bytes: 0,
                 verify: EraseVerify::None,
-                level: if *whole {
-                    EraseLevel::Logical
-                } else {
-                    EraseLevel::Signatures
-                },
+                level: *level,
                 at: now,
             });
         }

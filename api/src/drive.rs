@@ -315,6 +315,10 @@ pub struct DriveStatus {
     /// How fast it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency: Option<DriveLatency>,
+    /// Since when the device may be without its claim, because the drive was told to erase its cells. The agent's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub secure_erase_since: Option<Timestamp>,
     /// How it was erased, and how well that was checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub erased: Option<ErasedProof>,
@@ -386,6 +390,8 @@ pub enum Step {
     Claim,
     /// The gate benchmark runs.
     Gate,
+    /// The drive erases its cells by NVMe Format or Sanitize.
+    SecureErase,
     /// The device is erased.
     Erase,
     /// What was erased is read back.

@@ -133,6 +133,7 @@ pub const fn code(reason: Reason) -> Code {
 
         R::ReadFailed
         | R::EraseFailed
+        | R::EraseUnsupported
         | R::VerifyFailed
         | R::FormatFailed
         | R::MountFailed

@@ -16,11 +16,13 @@ use crate::random::Random;
 pub mod course;
 pub mod limiter;
 pub mod run;
+pub mod secure;
 pub mod warrant;
 
 pub use course::{Course, Zeroed};
 pub use limiter::{Bucket, Limiter};
 pub use run::{EraseError, Erased, Eraser, erase};
+pub use secure::{Secure, SecureError, Secured};
 pub use warrant::{Bearer, Found, Ours, Unwarranted, Warrant};
 
 /// At either end of a device, what is taken for a signature area. Every known magic lies within.

@@ -34,6 +34,8 @@ mod ioctl {
     );
     nix::ioctl_read!(fsgetxattr, b'X', 31, crate::quota::kernel::FileAttributes);
     nix::ioctl_write_ptr!(fssetxattr, b'X', 32, crate::quota::kernel::FileAttributes);
+    nix::ioctl_none_bad!(nvme_id, nix::request_code_none!(b'N', 0x40));
+    nix::ioctl_readwrite!(nvme_admin, b'N', 0x41, super::Passthru);
     // The size in the number is that of the header alone; the kernel reads from it how many extents follow.
     nix::ioctl_readwrite_bad!(
         fs_ioc_fiemap,
@@ -63,6 +65,74 @@ pub fn logical_sector_bytes(device: BorrowedFd<'_>) -> Result<u32, Errno> {
     // SAFETY: the ioctl writes one int, to a live int; the descriptor is open for as long as it is borrowed.
     unsafe { ioctl::blksszget(device.as_raw_fd(), &raw mut bytes) }?;
     u32::try_from(bytes).map_err(|_| Errno::ERANGE)
+}
+
+/// An NVMe admin command: what of it differs from one to the next here. Data go with it or not as its caller says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AdminCommand {
+    /// Opcode. Its two lowest bits say which way data go: 2 is from the drive.
+    pub(crate) opcode: u8,
+    /// Namespace id.
+    pub(crate) namespace: u32,
+    /// Command dword 10.
+    pub(crate) cdw10: u32,
+    /// After so long the kernel calls it off.
+    pub(crate) timeout_ms: u32,
+}
+
+/// `struct nvme_passthru_cmd` of `linux/nvme_ioctl.h`.
+#[repr(C)]
+#[derive(Default)]
+pub(crate) struct Passthru {
+    opcode: u8,
+    flags: u8,
+    reserved: u16,
+    namespace: u32,
+    cdw2: u32,
+    cdw3: u32,
+    metadata: u64,
+    data: u64,
+    metadata_bytes: u32,
+    data_bytes: u32,
+    cdw10: u32,
+    cdw11_to_15: [u32; 5],
+    timeout_ms: u32,
+    result: u32,
+}
+
+/// The namespace id of an NVMe block device (`NVME_IOCTL_ID`).
+///
+/// # Errors
+/// ENOTTY: it is no NVMe device.
+pub(crate) fn nvme_namespace(device: BorrowedFd<'_>) -> Result<u32, Errno> {
+    // SAFETY: the ioctl touches no memory of ours; the descriptor is open for as long as it is borrowed.
+    let id = unsafe { ioctl::nvme_id(device.as_raw_fd()) }?;
+    u32::try_from(id).map_err(|_| Errno::ERANGE)
+}
+
+/// Sends an admin command to the drive of an NVMe block device and waits for its end (`NVME_IOCTL_ADMIN_CMD`); the drive's
+/// data, at most as many as `data` is long, come into `data`. The drive's status; 0 is success.
+///
+/// # Errors
+/// The kernel did not pass it on, or it did not end: ENOTTY where it is no NVMe device.
+pub(crate) fn nvme_admin(
+    device: BorrowedFd<'_>,
+    command: AdminCommand,
+    data: &mut [u8],
+) -> Result<u16, Errno> {
+    let mut passthru = Passthru {
+        opcode: command.opcode,
+        namespace: command.namespace,
+        data: data.as_mut_ptr() as u64,
+        data_bytes: u32::try_from(data.len()).map_err(|_| Errno::EINVAL)?,
+        cdw10: command.cdw10,
+        timeout_ms: command.timeout_ms,
+        ..Passthru::default()
+    };
+    // SAFETY: the ioctl reads and writes one nvme_passthru_cmd, whose layout Passthru has, and as many bytes of `data` as it
+    // is told; both are borrowed for longer than the call. The kernel copies them: the drive is never given their address.
+    let status = unsafe { ioctl::nvme_admin(device.as_raw_fd(), &raw mut passthru) }?;
+    u16::try_from(status).map_err(|_| Errno::ERANGE)
 }
 
 /// A ring together with the memory that the kernel may be writing to: an operation put in is owned here until the kernel

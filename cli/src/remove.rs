@@ -31,8 +31,13 @@ pub(crate) struct RemoveArgs {
     /// Destroy what is on them; only for drives given by id
     #[arg(long)]
     erase: bool,
-    /// How it is erased: auto, signatures, zero
-    #[arg(long, value_name = "METHOD", value_parser = method, requires = "erase", default_value = "auto")]
+    /// How it is erased: auto, signatures, zero, or by the drive itself: format, sanitize
+    #[arg(
+        long,
+        value_name = "METHOD",
+        requires = "erase",
+        default_value = "auto"
+    )]
     method: EraseMethod,
     #[command(flatten)]
     confirm: Confirm,
@@ -40,15 +45,6 @@ pub(crate) struct RemoveArgs {
     dry_run: DryRun,
     #[command(flatten)]
     wait: Wait,
-}
-
-fn method(text: &str) -> Result<EraseMethod, String> {
-    match text.to_ascii_lowercase().as_str() {
-        "auto" => Ok(EraseMethod::Auto),
-        "signatures" => Ok(EraseMethod::Signatures),
-        "zero" => Ok(EraseMethod::Zero),
-        _ => Err("it is one of auto, signatures, zero".to_owned()),
-    }
 }
 
 /// Runs `remove`.

@@ -8,8 +8,8 @@ use block::erase::{
 use block::signature::{Found as Signature, Kind};
 
 use super::{
-    Apply, Claim, EraseMethod, EraseVerify, Hold, Method, Outcome, Reason, Refusal, Retry, Seen,
-    Session, Verify, Warrant,
+    Apply, Claim, EraseLevel, EraseMethod, EraseVerify, Hold, Method, Outcome, Reason, Refusal,
+    Retry, SecureState, Seen, Session, Verify, Warrant,
 };
 use crate::host::{HeldDevice, HostError};
 use crate::probe::identity;
@@ -39,8 +39,11 @@ impl Apply<'_> {
         if let Some(refusal) = not_to_be_taken(device, &seen) {
             return Err(refusal);
         }
+        self.can_secure(held.as_ref(), false)?;
         let found = found(&seen, self.id());
-        let warrant = if resume {
+        let warrant = if self.goes_on_blank(&found) {
+            Warrant::to_go_on_blank(self.ours(), false, &found)
+        } else if resume {
             Warrant::to_resume(self.ours(), &found)
         } else {
             Warrant::to_prepare(self.ours(), self.drive.spec.force, &found)
@@ -67,8 +70,14 @@ impl Apply<'_> {
         device: &str,
     ) -> Result<Outcome, Refusal> {
         let (held, seen) = self.look(device)?;
-        let warrant = Warrant::to_remove(self.ours(), &found(&seen, self.id()))
-            .map_err(|why| Refusal::of_warrant(device, &why))?;
+        self.can_secure(held.as_ref(), true)?;
+        let found = found(&seen, self.id());
+        let warrant = if self.goes_on_blank(&found) {
+            Warrant::to_go_on_blank(self.ours(), true, &found)
+        } else {
+            Warrant::to_remove(self.ours(), &found)
+        }
+        .map_err(|why| Refusal::of_warrant(device, &why))?;
         *session = Session {
             hold: Some(Hold::new(held, warrant, seen)),
             removing: true,
@@ -121,11 +130,7 @@ impl Apply<'_> {
             course.unwrap_or_else(|| Course::resumed(wanted, size, done_bytes, total_bytes));
         let outcome = loop {
             let Some(piece) = course.piece(hold.device.limiter()) else {
-                break Outcome::Erased {
-                    methods: course.methods(),
-                    bytes: course.plan().total_bytes(),
-                    whole: course.plan().is_whole(),
-                };
+                break erased(session.secure, &course);
             };
             match hold.device.zero(&hold.warrant, piece) {
                 Ok(zeroed) => {
@@ -147,7 +152,7 @@ impl Apply<'_> {
     }
 
     pub(super) fn verify(&self, session: &mut Session) -> Result<Outcome, Refusal> {
-        let verify = self.asked(session).verify;
+        let verify = self.asked(session.removing).verify;
         let mut state = match session.verify.take() {
             Some(state) => state,
             None => Verify {
@@ -222,19 +227,41 @@ impl Apply<'_> {
         })
     }
 
-    fn asked(&self, session: &Session) -> api::drive::Erase {
+    pub(super) fn asked(&self, removing: bool) -> api::drive::Erase {
         match &self.drive.spec.removal {
-            Some(removal) if session.removing => removal.erase,
+            Some(removal) if removing => removal.erase,
             Some(_) | None => self.drive.spec.erase,
         }
     }
 
     fn wanted(&self, session: &Session) -> Wanted {
-        match self.asked(session).method {
-            EraseMethod::Auto => Wanted::Auto,
+        match self.asked(session.removing).method {
+            // What the drive did itself leaves it reading as it likes.
+            EraseMethod::Auto | EraseMethod::Format | EraseMethod::Sanitize => Wanted::Auto,
             EraseMethod::Signatures => Wanted::Signatures,
             EraseMethod::Zero => Wanted::Zero,
         }
+    }
+}
+
+/// What came of it all.
+fn erased(secure: SecureState, course: &Course) -> Outcome {
+    let (plan, zeroed) = (course.plan(), course.methods());
+    match secure {
+        SecureState::Done(method) => Outcome::Erased {
+            methods: format!("{method}, {zeroed}"),
+            bytes: plan.device_bytes(),
+            level: EraseLevel::Physical,
+        },
+        SecureState::No | SecureState::Begun => Outcome::Erased {
+            methods: zeroed,
+            bytes: plan.total_bytes(),
+            level: if plan.is_whole() {
+                EraseLevel::Logical
+            } else {
+                EraseLevel::Signatures
+            },
+        },
     }
 }
 

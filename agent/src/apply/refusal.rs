@@ -49,7 +49,8 @@ impl Refusal {
             | Cause::ProgramMissing(_)
             | Cause::Program { .. }
             | Cause::TimedOut(_)
-            | Cause::Refused(_) => None,
+            | Cause::Refused(_)
+            | Cause::Unable(_) => None,
         };
         Self::new(special.unwrap_or(reason), error.sentence(), Retry::Later)
     }
@@ -61,6 +62,7 @@ impl Refusal {
             Unwarranted::Identity { .. }
             | Unwarranted::Content { .. }
             | Unwarranted::Left { .. }
+            | Unwarranted::NotBlank(_)
             | Unwarranted::Stranger(_) => Reason::FingerprintChanged,
             Unwarranted::Force(_) => Reason::ForceRequired,
             Unwarranted::OtherCluster(_) => Reason::ForeignCluster,

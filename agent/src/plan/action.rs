@@ -25,6 +25,8 @@ pub enum Action {
     Claim,
     /// Measure, and compare with what the Drive asks for.
     Gate,
+    /// Have the drive erase its cells, and write its claim again, which goes with them.
+    SecureErase,
     /// Erase, from a cursor.
     Erase {
         /// Bytes done.
@@ -86,6 +88,7 @@ impl Action {
             Self::CheckRemoval { .. } => "check-removal",
             Self::Claim => "claim",
             Self::Gate => "gate",
+            Self::SecureErase => "secure-erase",
             Self::Erase { .. } => "erase",
             Self::Verify => "verify",
             Self::Clear => "clear",
@@ -124,6 +127,7 @@ impl Action {
             Self::Check { .. } | Self::CheckRemoval { .. } => Some(Step::Check),
             Self::Claim | Self::TakeOver { .. } => Some(Step::Claim),
             Self::Gate => Some(Step::Gate),
+            Self::SecureErase => Some(Step::SecureErase),
             Self::Erase { .. } | Self::Unclaim => Some(Step::Erase),
             Self::Verify => Some(Step::Verify),
             Self::Clear | Self::Format { .. } => Some(Step::Format),

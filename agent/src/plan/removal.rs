@@ -3,7 +3,7 @@
 use api::drive::Step;
 use api::{Drive, DrivePhase, Reason};
 
-use super::{Action, Plan, names, own_claim, rests, stand, was_in_use};
+use super::{Action, Plan, may_lack_its_claim, names, own_claim, rests, stand, was_in_use};
 use crate::observe::Observed;
 use crate::site::Site;
 
@@ -23,28 +23,7 @@ pub(super) fn removal(drive: &Drive, seen: &Observed, site: &Site) -> Plan {
         return Plan::Wait;
     }
     match seen.bearers.as_slice() {
-        [one] if own_claim(drive, one, site).is_some() => {
-            let progress = drive.status.as_ref().and_then(|s| s.progress.as_ref());
-            let begun = progress.filter(|p| {
-                p.step == Step::Erase
-                    && drive
-                        .status
-                        .as_ref()
-                        .is_some_and(|s| s.phase == DrivePhase::Removing)
-            });
-            Plan::Do(vec![
-                Action::CheckRemoval {
-                    device: one.facts.name.clone(),
-                },
-                Action::Erase {
-                    done_bytes: begun.map_or(0, |p| p.done_bytes),
-                    total_bytes: begun.map_or(0, |p| p.total_bytes),
-                },
-                Action::Verify,
-                Action::Unclaim,
-                Action::DropFinalizer,
-            ])
-        }
+        [one] if own_claim(drive, one, site).is_some() => erasing(drive, &one.facts.name),
         [one] => stand(
             DrivePhase::Removing,
             Reason::ClaimConflict,
@@ -53,13 +32,47 @@ pub(super) fn removal(drive: &Drive, seen: &Observed, site: &Site) -> Plan {
                 one.facts.name
             ),
         ),
-        [] if was_in_use(drive) && seen.named.is_empty() => stand(
+        [] if seen.named.is_empty() && (was_in_use(drive) || may_lack_its_claim(drive)) => stand(
             DrivePhase::Removing,
             Reason::DeviceNotFound,
             "it cannot be erased while it is gone; put it back, or take spec.removal away to let it go",
         ),
+        // Its claim went with its cells: it is erased once more, for nobody knows whether all of it was.
+        [] if may_lack_its_claim(drive) => match seen.named.as_slice() {
+            [one] => erasing(drive, &one.facts.name),
+            many => stand(DrivePhase::Removing, Reason::DuplicateIdentity, names(many)),
+        },
         // Nothing of ours is on it: it was never claimed, or it is erased already.
         [] => Plan::Do(vec![Action::DropFinalizer]),
         many => stand(DrivePhase::Removing, Reason::DuplicateDriveId, names(many)),
     }
+}
+
+/// All steps of erasing it; from the cursor, where that was begun.
+fn erasing(drive: &Drive, device: &str) -> Plan {
+    let secure = drive
+        .spec
+        .removal
+        .is_some_and(|removal| removal.erase.method.is_secure());
+    let status = drive.status.as_ref();
+    let removing = status.filter(|status| status.phase == DrivePhase::Removing && !secure);
+    let begun = removing
+        .and_then(|status| status.progress.as_ref())
+        .filter(|progress| progress.step == Step::Erase);
+    let mut actions = vec![Action::CheckRemoval {
+        device: device.to_owned(),
+    }];
+    if secure {
+        actions.push(Action::SecureErase);
+    }
+    actions.extend([
+        Action::Erase {
+            done_bytes: begun.map_or(0, |progress| progress.done_bytes),
+            total_bytes: begun.map_or(0, |progress| progress.total_bytes),
+        },
+        Action::Verify,
+        Action::Unclaim,
+        Action::DropFinalizer,
+    ]);
+    Plan::Do(actions)
 }

@@ -1,6 +1,7 @@
 //! How a drive is to be erased, and how it was.
 
 use std::fmt;
+use std::str::FromStr;
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -32,6 +33,44 @@ pub enum EraseMethod {
     Signatures,
     /// The whole device, by writes of zeroes where it cannot do it itself. May take hours.
     Zero,
+    /// NVMe Format with a secure erase, of this namespace alone; then as `Auto`. Refused where the drive would format others.
+    Format,
+    /// NVMe Sanitize of the whole drive; then as `Auto`. Refused where the drive has other namespaces. Cannot be interrupted:
+    /// until it is through the drive answers nothing.
+    Sanitize,
+}
+
+impl EraseMethod {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Auto,
+        Self::Signatures,
+        Self::Zero,
+        Self::Format,
+        Self::Sanitize,
+    ];
+
+    /// Whether the drive destroys what its cells hold, and with it all else that is on it.
+    #[must_use]
+    pub const fn is_secure(self) -> bool {
+        matches!(self, Self::Format | Self::Sanitize)
+    }
+}
+
+impl FromStr for EraseMethod {
+    type Err = String;
+
+    /// In small letters or as the API has it.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let word = |method: &Self| format!("{method:?}").to_ascii_lowercase();
+        let found = Self::ALL
+            .iter()
+            .find(|one| word(one) == text.to_ascii_lowercase());
+        let words = || Self::ALL.iter().map(word).collect::<Vec<_>>().join(", ");
+        found
+            .copied()
+            .ok_or_else(|| format!("it is one of {}", words()))
+    }
 }
 
 /// What is read back after erasing.
@@ -60,8 +99,9 @@ pub struct Removal {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ErasedProof {
-    /// What was done, in order: `punch-hole`, `zero-range` and `write-zeroes` (the device zeroed by itself), `zero-writes`
-    /// (zeroes were written). After an interruption: since then.
+    /// What was done, in order: `format-crypto`, `format-user-data`, `sanitize-block`, `sanitize-crypto` and
+    /// `sanitize-overwrite` (the drive erased its cells), `punch-hole`, `zero-range` and `write-zeroes` (the device zeroed by
+    /// itself), `zero-writes` (zeroes were written). After an interruption: since then.
     pub method: String,
     /// Bytes that were erased.
     pub bytes: u64,
@@ -71,7 +111,7 @@ pub struct ErasedProof {
     pub verify: EraseVerify,
     /// What it is worth. Zeroing is logical, read back or not: the device answers zeroes, and its cells may keep older data
     /// that its maker's tools could reach. Only what destroys the cells' content, NVMe Sanitize and Format with a secure
-    /// erase, would be physical.
+    /// erase, is physical; that it did so is the drive's own word, what is read back is what it was zeroed with afterwards.
     pub level: EraseLevel,
     /// When it was done.
     #[schemars(with = "String", extend("format" = "date-time"))]

@@ -5,19 +5,26 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::stat::{major, minor};
 
 use super::course::{Queue, Zeroed};
+use super::secure::{
+    Abilities, Chosen, IDENTIFY_BYTES, Identify, SANITIZE_LOG_BYTES, Sanitized, Secure,
+    SecureError, Secured, answered, sanitize_log,
+};
 use super::{Course, Limiter, Method, Piece, Range, Warrant};
 use crate::bulk::{Bulk, BulkError};
 use crate::clock::Clock;
+use crate::sys::{self, AdminCommand};
 use crate::uring::RingFlags;
 
 /// `FALLOC_FL_WRITE_ZEROES`, which the C library's headers do not name yet (kernel-notes/12).
@@ -26,6 +33,9 @@ const WRITE_ZEROES: i32 = 0x80;
 /// Devices for which zeroing with and without unmapping is one command (NVMe, virtio). A loop device passes both on to a
 /// file system, and there ZERO_RANGE allocates every block that it zeroes: it would fill the disk below (kernel-notes/10).
 const ONE_COMMAND: [&str; 2] = ["nvme", "vd"];
+
+/// Between two looks at a Sanitize.
+const SANITIZE_LOOK: Duration = Duration::from_millis(250);
 
 /// Why an erasure stopped.
 #[derive(Debug, thiserror::Error)]
@@ -168,6 +178,95 @@ impl Eraser {
     /// [`EraseError::Bulk`].
     pub fn find_nonzero(&self, range: Range) -> Result<Option<u64>, EraseError> {
         self.bulk.find_nonzero(range).map_err(EraseError::Bulk)
+    }
+
+    /// The command that would erase it securely, or why there is none. Nothing is changed by asking.
+    ///
+    /// # Errors
+    /// [`SecureError`].
+    pub fn can_secure(&self, how: Secure) -> Result<Chosen, SecureError> {
+        if self.sysfs.join("partition").exists() {
+            return Err(SecureError::Partition);
+        }
+        let controller = self.identify(Identify::Controller)?;
+        let attached = self.identify(Identify::Attached)?;
+        let namespace = self.identify(Identify::Namespace)?;
+        let abilities = Abilities::read(&controller, &namespace, &attached);
+        if !Abilities::manages_namespaces(abilities.oacs()) {
+            return abilities.choose(how);
+        }
+        let allocated = self.identify(Identify::Allocated)?;
+        Abilities::read(&controller, &namespace, &allocated).choose(how)
+    }
+
+    /// Erases it securely, its claim block included, or says how far that is: a Sanitize goes on by itself, and this is
+    /// called again until it is done, with `begun` from the second time on. One that is under way is followed, not begun
+    /// a second time.
+    ///
+    /// # Errors
+    /// [`SecureError`].
+    ///
+    /// # Panics
+    /// The warrant is for another device, or not for erasing.
+    pub fn secure(
+        &self,
+        warrant: &Warrant,
+        how: Secure,
+        begun: bool,
+    ) -> Result<Secured, SecureError> {
+        warrant.assert_device(&self.major_minor, self.size_bytes);
+        warrant.assert_erasable(Range {
+            offset: 0,
+            bytes: 0,
+        });
+        let chosen = self.can_secure(how)?;
+        let done = Secured::Done {
+            method: chosen.word(),
+        };
+        if chosen.how == Secure::Format {
+            self.admin(chosen.name(), chosen.command(self.namespace()?), &mut [])?;
+            return Ok(done);
+        }
+        let mut log = vec![0; SANITIZE_LOG_BYTES];
+        self.admin("Sanitize Status", sanitize_log(), &mut log)?;
+        let share = match Sanitized::read(&log) {
+            Sanitized::Underway(share) => share,
+            Sanitized::Completed if begun => return Ok(done),
+            Sanitized::Failed if begun => return Err(SecureError::Failed),
+            Sanitized::Never | Sanitized::Completed | Sanitized::Failed => {
+                self.admin(chosen.name(), chosen.command(0), &mut [])?;
+                0
+            }
+        };
+        std::thread::sleep(SANITIZE_LOOK);
+        Ok(Secured::Underway {
+            done_bytes: self.size_bytes / (1 << 16) * u64::from(share),
+            total_bytes: self.size_bytes,
+        })
+    }
+
+    fn namespace(&self) -> Result<u32, SecureError> {
+        match sys::nvme_namespace(self.file.as_fd()) {
+            Ok(id) => Ok(id),
+            Err(Errno::ENOTTY) => Err(SecureError::NotNvme),
+            Err(errno) => Err(SecureError::Command("the namespace's number", errno.into())),
+        }
+    }
+
+    fn identify(&self, what: Identify) -> Result<Vec<u8>, SecureError> {
+        let mut data = vec![0; IDENTIFY_BYTES];
+        let command = what.command(self.namespace()?);
+        self.admin("Identify", command, &mut data)?;
+        Ok(data)
+    }
+
+    fn admin(
+        &self,
+        what: &'static str,
+        command: AdminCommand,
+        data: &mut [u8],
+    ) -> Result<(), SecureError> {
+        answered(what, sys::nvme_admin(self.file.as_fd(), command, data))
     }
 
     fn offload(&self, Piece { range, method }: Piece) -> Result<(), EraseError> {

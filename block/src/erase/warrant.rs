@@ -7,6 +7,7 @@
 //! | resume | identity | the identity, our own claim, Preparing, of this very Drive object, and no stranger |
 //! | adopt | identity, and the cluster it is from | the identity, and that cluster's Formatted claim of this drive |
 //! | remove with erasing | identity, and `removal` | the identity, our own claim, and no stranger |
+//! | go on after a secure erase | as it was for that | the identity, and nothing at all |
 //!
 //! A stranger is a signature that was not there when the device was claimed, and is not this drive's own file system:
 //! somebody made it since, and nobody named it. A device that was let be, because something was refused, must hold
@@ -97,6 +98,9 @@ pub enum Unwarranted {
     /// Somebody put something on it since it was claimed.
     #[error("the device holds {0}, which was not there when it was claimed")]
     Stranger(String),
+    /// It was being erased securely, and is not blank.
+    #[error("the drive was told to erase its cells and should be blank, but its content is {0}")]
+    NotBlank(String),
     /// It holds data, and the word to destroy them was not given.
     #[error("the device holds data ({0})")]
     Force(String),
@@ -186,6 +190,29 @@ impl Warrant {
         own_claim(ours, found)?;
         no_strangers(found)?;
         Self::of(found, Scope::Remove)
+    }
+
+    /// The right to go on with a device that was being erased securely, by this very object's word, when the agent died: the
+    /// claim went with all else, and nothing has come since. With `removal` it takes the claim along, as
+    /// [`to_remove`](Self::to_remove).
+    pub fn to_go_on_blank(
+        ours: Ours<'_>,
+        removal: bool,
+        found: &Found<'_>,
+    ) -> Result<Self, Unwarranted> {
+        same_identity(ours, found)?;
+        not_of_others(ours, found)?;
+        match &found.claim {
+            Ok(None) if found.blank && found.file_system.is_none() => {
+                let scope = if removal {
+                    Scope::Remove
+                } else {
+                    Scope::Prepare
+                };
+                Self::of(found, scope)
+            }
+            Ok(_) | Err(_) => Err(Unwarranted::NotBlank(found.content.to_owned())),
+        }
     }
 
     /// The right to write this cluster's claim onto a drive that a person moves here from cluster `from`.

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use agent::host::{HeldDevice, Host as _, HostError, MakeXfs, Run};
+use agent::host::{Cause, HeldDevice, Host as _, HostError, MakeXfs, Run};
 use agent::probe::{DeviceFacts, DeviceKind, Media, Seen, Snapshot, identity, judge_all};
 use api::drive::Transport;
 use block::claim::{CLAIM_BYTES, Claim, claim_offset};
 use block::erase::course::Queue;
-use block::erase::{Limiter, Method, Piece, Range, Warrant, Zeroed};
+use block::erase::{Limiter, Method, Piece, Range, Secure, Secured, Warrant, Zeroed};
 use nix::errno::Errno;
 
 use super::disk::{Disk, Health};
@@ -281,6 +281,41 @@ impl HeldDevice for Held {
             Ok(Zeroed {
                 took_ns: range.bytes / 1024 * ns_per_kib,
                 queue: queue(offloads),
+            })
+        })
+    }
+
+    fn can_secure(&self, how: Secure) -> Result<(), HostError> {
+        let can = how == Secure::Format
+            && self.host.look("look at", &self.device, |machine| {
+                Ok(machine.disk(&self.device)?.offloads)
+            })?;
+        let unable = || HostError {
+            verb: "erase",
+            target: self.device.clone(),
+            cause: Cause::Unable("the drive cannot do it".to_owned()),
+        };
+        can.then_some(()).ok_or_else(unable)
+    }
+
+    fn secure(&self, warrant: &Warrant, how: Secure, _: bool) -> Result<Secured, HostError> {
+        self.can_secure(how)?;
+        warrant.assert_device(&self.major_minor, self.size_bytes);
+        self.host.change("erase", &self.device, |machine| {
+            let disk = machine.disk_mut(&self.device)?;
+            let serial = disk.serial.clone();
+            let all = Range {
+                offset: 0,
+                bytes: disk.bytes,
+            };
+            if let Some(files) = disk.zero(all) {
+                let files = Box::new(files);
+                machine
+                    .destroyed
+                    .push(Destroyed::FileSystem { serial, files });
+            }
+            Ok(Secured::Done {
+                method: "format-user-data",
             })
         })
     }

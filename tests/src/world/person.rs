@@ -4,12 +4,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use api::drive::{DeviceClaim, Erase, Removal};
+use api::drive::{DeviceClaim, Erase, EraseMethod, Removal};
 use api::storage_node::DeviceVerdict;
 use api::{Drive, DriveSpec, Reason, Volume};
 use serde_json::json;
 
-use super::World;
+use super::{Chance, Node, World};
 use super::calls::Answer;
 use super::node::named;
 use super::volumes::target;
@@ -165,6 +165,7 @@ impl World {
                 size_bytes: seen.facts.size_bytes,
             },
             force: !seen.is_blank() && self.chance.once_in(2),
+            erase: erase(&mut self.chance, node, &seen.facts.serial),
             ..spec_of(&node.name)
         };
         // What is named is what the agent saw, which may be long ago.
@@ -250,9 +251,10 @@ impl World {
             }
             return;
         }
-        if wish.erase && drive.spec.removal.is_none() {
+        let node = self.nodes.iter().find(|node| node.name == wish.node);
+        if let Some(node) = node.filter(|_| wish.erase && drive.spec.removal.is_none()) {
             let removal = Removal {
-                erase: Erase::default(),
+                erase: erase(&mut self.chance, node, &wish.serial),
             };
             self.api
                 .drives
@@ -455,4 +457,20 @@ pub fn ids(world: &World, node: &str) -> BTreeSet<String> {
         .filter(|drive| drive.spec.node == node)
         .map(named)
         .collect()
+}
+
+/// How a drive is to be erased; by itself only where it can, for otherwise it would be refused for good.
+fn erase(chance: &mut Chance, node: &Node, serial: &str) -> Erase {
+    let machine = node.host.machine();
+    let disk = machine.space.disks.get(serial);
+    let can = disk.is_some_and(|disk| disk.offloads);
+    let method = if can && chance.once_in(3) {
+        EraseMethod::Format
+    } else {
+        EraseMethod::Auto
+    };
+    Erase {
+        method,
+        ..Erase::default()
+    }
 }

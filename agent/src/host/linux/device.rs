@@ -9,12 +9,14 @@ use block::Backend;
 use block::bulk::{self, BulkError};
 use block::claim::{self, Claim};
 use block::erase::course::Queue;
-use block::erase::{EraseError, Eraser, Limiter, Piece, Range, Warrant, Zeroed};
+use block::erase::{
+    EraseError, Eraser, Limiter, Piece, Range, Secure, SecureError, Secured, Warrant, Zeroed,
+};
 use nix::sys::stat::{major, minor};
 
 use crate::probe::Discovery;
 
-use super::super::{BlockCounters, HeldDevice, HostError, Run};
+use super::super::{BlockCounters, Cause, HeldDevice, HostError, Run};
 use super::{device_path, measure};
 
 /// Bytes of a sector as sysfs counts them, whatever the device's own are.
@@ -133,6 +135,18 @@ impl HeldDevice for Held {
         zeroed.map_err(|error| of_erase(&self.device, error))
     }
 
+    fn can_secure(&self, how: Secure) -> Result<(), HostError> {
+        match self.eraser.can_secure(how) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(of_secure(&self.device, error)),
+        }
+    }
+
+    fn secure(&self, warrant: &Warrant, how: Secure, begun: bool) -> Result<Secured, HostError> {
+        let secured = self.eraser.secure(warrant, how, begun);
+        secured.map_err(|error| of_secure(&self.device, error))
+    }
+
     fn find_nonzero(&self, range: Range) -> Result<Option<u64>, HostError> {
         let found = self.eraser.find_nonzero(range);
         found.map_err(|error| of_erase(&self.device, error))
@@ -172,6 +186,19 @@ fn of_erase(device: &str, error: EraseError) -> HostError {
             HostError::io("zero", target, source)
         }
         EraseError::Cancelled { .. } => HostError::refused("zero", device, "it was stopped"),
+    }
+}
+
+fn of_secure(device: &str, error: SecureError) -> HostError {
+    let cause = match error {
+        SecureError::Command(_, source) => Cause::Io(source),
+        error if error.is_refusal() => Cause::Unable(error.to_string()),
+        error => Cause::Refused(error.to_string()),
+    };
+    HostError {
+        verb: "erase",
+        target: format!("{device} securely"),
+        cause,
     }
 }
 

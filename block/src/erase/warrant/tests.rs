@@ -310,3 +310,24 @@ fn a_warrant_is_for_one_device_and_spares_the_claim() {
         assert!(std::panic::catch_unwind(|| warrant.assert_device(device, size)).is_err());
     }
 }
+
+#[test]
+fn after_a_secure_erase_only_the_blank_device_itself_will_do() {
+    let granted: Vec<&str> = CASES
+        .iter()
+        .filter(|(_, change, ..)| {
+            let mut found = found();
+            change(&mut found);
+            [false, true]
+                .map(|removal| Warrant::to_go_on_blank(OURS, removal, &found).is_ok())
+                .contains(&true)
+        })
+        .map(|(name, ..)| *name)
+        .collect();
+    assert_eq!(granted, ["blank"]);
+    let mut blank = found();
+    blank.blank = true;
+    let takes_claim =
+        |removal| Warrant::to_go_on_blank(OURS, removal, &blank).is_ok_and(|it| it.takes_claim());
+    assert_eq!([false, true].map(takes_claim), [false, true]);
+}

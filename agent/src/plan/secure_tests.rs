@@ -1,0 +1,148 @@
+//! The rows of `plan.rs` for drives that erase their cells themselves.
+
+use api::drive::{Erase, EraseMethod, EraseVerify, Removal};
+use api::testing::noon;
+
+use super::testing::*;
+use super::*;
+use crate::probe::DeviceFacts;
+use crate::probe::fixture::{CLUSTER, DRIVE, nvme};
+use ClaimState::{Formatted, Preparing};
+
+const FORMAT: Erase = Erase {
+    method: EraseMethod::Format,
+    verify: EraseVerify::Sample,
+};
+
+/// With the status as it is from the moment before the drive is told to, until its claim is back.
+fn told(drive: Drive, step: Step) -> Drive {
+    but(drive, |drive| {
+        let status = drive.status.get_or_insert_default();
+        status.secure_erase_since = Some(noon());
+        status.progress = Some(Progress {
+            step,
+            done_bytes: 512,
+            total_bytes: 1024,
+            since: noon(),
+        });
+    })
+}
+
+fn claimed(state: ClaimState) -> Observed {
+    let claim = claim(state, DRIVE, CLUSTER, "u1");
+    seen(vec![device(false, Ok(Some(claim)))])
+}
+
+#[test]
+fn what_erases_its_cells_while_it_is_made() {
+    let made = || but(drive(), |drive| drive.spec.erase = FORMAT);
+    let again = format!("check secure-erase erase verify {FROM_FORMAT}");
+    let whole = PREPARE.replace("claim", "claim secure-erase");
+    let mut rows = vec![
+        ("a blank device", made(), seen(vec![bare()]), whole.clone()),
+        (
+            "the claim went with its cells",
+            told(made(), Step::SecureErase),
+            seen(vec![bare()]),
+            whole.clone(),
+        ),
+        (
+            "the same, and tried in vain since",
+            told(made(), Step::Check),
+            seen(vec![bare()]),
+            whole,
+        ),
+        (
+            "the drive is gone",
+            told(made(), Step::SecureErase),
+            seen(vec![]),
+            "Failed DeviceNotFound".to_owned(),
+        ),
+    ];
+    // Only who asked the drive knows that it did: after an interruption it does so again.
+    for step in [Step::SecureErase, Step::Erase, Step::Verify] {
+        rows.push((
+            "claimed",
+            told(made(), step),
+            claimed(Preparing),
+            again.clone(),
+        ));
+    }
+    check(rows);
+}
+
+#[test]
+fn what_erases_its_cells_while_it_is_removed() {
+    let going = |drive: Drive| {
+        but(deleted(drive), |drive| {
+            drive.spec.removal = Some(Removal { erase: FORMAT });
+            drive.status.get_or_insert_default().phase = DrivePhase::Removing;
+        })
+    };
+    let lost = |drive| told(going(drive), Step::SecureErase);
+    let erase = "check-removal secure-erase erase verify unclaim drop-finalizer";
+    let twice = || {
+        seen(vec![
+            bare(),
+            DeviceFacts {
+                name: "b".into(),
+                ..nvme("a")
+            },
+        ])
+    };
+    check(vec![
+        ("whole", going(used()), seen(vec![whole()]), erase.into()),
+        (
+            "half erased",
+            told(going(used()), Step::Erase),
+            claimed(Formatted),
+            erase.into(),
+        ),
+        // Not "erased already": nobody saw the end of it, and there is no proof.
+        (
+            "the claim went with its cells",
+            lost(used()),
+            seen(vec![bare()]),
+            erase.into(),
+        ),
+        (
+            "the same, never in use",
+            lost(drive()),
+            seen(vec![bare()]),
+            erase.into(),
+        ),
+        (
+            "gone",
+            lost(drive()),
+            seen(vec![]),
+            "Removing DeviceNotFound".into(),
+        ),
+        (
+            "two of them",
+            lost(used()),
+            twice(),
+            "Removing DuplicateIdentity".into(),
+        ),
+        (
+            "suspended",
+            but(lost(used()), |drive| drive.spec.suspended = true),
+            seen(vec![bare()]),
+            "Removing Suspended".into(),
+        ),
+        (
+            "not to be erased any more",
+            but(lost(used()), |drive| drive.spec.removal = None),
+            seen(vec![bare()]),
+            "drop-finalizer".into(),
+        ),
+    ]);
+    // What is zeroed begins anew with it: there is no cursor to go on from.
+    let Plan::Do(actions) = plan(
+        &told(going(used()), Step::Erase),
+        &claimed(Formatted),
+        &site(),
+    ) else {
+        panic!("nothing to do");
+    };
+    assert_eq!(actions[2].cursor(), (0, 0));
+}
