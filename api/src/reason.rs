@@ -75,7 +75,7 @@ reasons! {
     ClaimConflict: "the device bears the claim of another drive object", "kubectl ringpv discover shows whose it is";
     GateFailed: "the drive did not pass its gate benchmark", "use another drive, or ease the gate in drives.yaml";
     EraseFailed: "erasing the device failed", "look at the kernel log; it goes on by itself once the device answers";
-    EraseUnsupported: "the drive cannot be erased in the way that was asked for", "ask for another method: auto, zero; remove takes it as --method, init in drives.yaml once the drive object is removed";
+    EraseUnsupported: "the drive cannot be erased in the way that was asked for", "ask for another method, auto or zero: in drives.yaml, once the drive object is removed";
     VerifyFailed: "what was read back after erasing is not zero", "the device does not do what it is told: replace it";
     MkfsMissing: "mkfs.xfs was not found", "install the package xfsprogs on the node; it is tried again by itself";
     FormatFailed: "mkfs.xfs failed", "the message says why";

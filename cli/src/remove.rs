@@ -1,7 +1,7 @@
 //! `remove DRIVE`: lets drives go. Without `--erase` their file systems stay as they are and `adopt` brings them back;
 //! with it what is on them is destroyed, after the fingerprint of each. A drive that holds volumes is not removed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use api::drive::{Erase, EraseMethod, EraseVerify, ErasedProof, Removal, Step};
 use api::{Drive, DrivePhase, Reason, Volume};
@@ -93,6 +93,10 @@ pub(crate) async fn run(session: &mut Session, args: &RemoveArgs) -> Result<(), 
                 },
             };
             drive = change::patch(&api, &drive, json!({"spec": {"removal": removal}})).await?;
+        } else if drive.spec.removal.is_some() {
+            // The latest word counts: it was to be erased, and is to be let go as it is.
+            let word = json!({"spec": {"removal": null}});
+            drive = change::patch_despite_reports(&api, &drive, word).await?;
         }
         delete(&api, &drive).await?;
     }
@@ -170,14 +174,19 @@ async fn until_gone(
     let mut board = Board::new(&session.screen, &labels);
     let api = session.api::<Drive>().await?;
     let screen = &mut session.screen;
-    let mut left = BTreeSet::new();
+    let mut left = BTreeMap::new();
+    // How a drive stood before it was asked for says nothing of what it was asked.
+    let stale: BTreeMap<_, _> = drives
+        .iter()
+        .map(|d| (d.name_any(), wait::standing(d)))
+        .collect();
     let mut proofs = BTreeMap::new();
     let end = follow(api, args.wait.timeout, |all: &BTreeMap<String, Drive>| {
         left.clear();
         for (name, uid) in &uids {
             match all.get(name).filter(|d| d.uid() == *uid) {
                 Some(drive) => {
-                    left.insert(name.clone());
+                    left.insert(name.clone(), drive.clone());
                     if let Some(erased) = proof(drive, args.erase) {
                         proofs.insert(name.clone(), format!(": {erased}"));
                     }
@@ -187,25 +196,39 @@ async fn until_gone(
                 None => board.show(screen, name, 100, "Gone", "")?,
             }
         }
-        Ok(left.is_empty())
+        let rests = |(name, drive): (&String, &Drive)| {
+            wait::needs_a_person(drive) && stale.get(name) != Some(&wait::standing(drive))
+        };
+        Ok(left.iter().all(rests))
     })
     .await;
     board.finish();
-    for drive in drives.iter().filter(|d| !left.contains(&d.name_any())) {
+    for drive in drives.iter().filter(|d| !left.contains_key(&d.name_any())) {
         let proof = proofs.get(&drive.name_any()).map_or("", String::as_str);
         session
             .screen
             .line(format!("{} {fate}{proof}", drive_label(drive)))?;
     }
-    if end? == End::Done {
+    let end = end?;
+    if left.is_empty() {
         return Ok(());
     }
+    let left = labels
+        .iter()
+        .filter_map(|(name, label)| Some((left.get(name)?, label)));
+    if end == End::Done {
+        let refused = left.map(|(drive, label)| {
+            let again = format!(
+                "kubectl ringpv remove {} lets it go as it is; --erase --method asks for another way",
+                drive.name_any()
+            );
+            wait::why(drive, label).next(again)
+        });
+        return Err(Stop::FailedFor(refused.collect()));
+    }
     session.hint(&goes_on)?;
-    let late = labels.iter().filter(|(name, _)| left.contains(name));
-    Err(Stop::FailedFor(
-        late.map(|(_, label)| Refusal::new(Reason::TimedOut, label))
-            .collect(),
-    ))
+    let late = left.map(|(_, label)| Refusal::new(Reason::TimedOut, label));
+    Err(Stop::FailedFor(late.collect()))
 }
 
 /// How it was erased with its removal, as far as that was seen before its object went. What it says before the removal

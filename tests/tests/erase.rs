@@ -23,6 +23,8 @@ use tests::removal;
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 256 * MIB;
+/// Exit code of what was tried and failed.
+const FAILED: i32 = 3;
 
 /// A loop device full of bytes that are not zero, held.
 struct Full {
@@ -188,6 +190,46 @@ fn what_was_called_off_goes_on_from_its_cursor() {
     full.erase(Course::resumed(Wanted::Zero, SIZE, done_bytes, total_bytes))
         .unwrap();
     full.is_erased(&Plan::new(Wanted::Zero, SIZE));
+}
+
+#[test]
+fn what_a_device_cannot_do_is_refused_untouched() {
+    let test = "what_a_device_cannot_do_is_refused_untouched";
+    let Some(machine) = Machine::running(test, &[640 * MIB]) else {
+        return;
+    };
+    machine.discover();
+    let before = machine.devices()[0].checksum();
+    let file = fs::read_to_string(machine.path("drives.yaml")).unwrap();
+    for method in ["Format", "Sanitize"] {
+        machine.write(
+            "drives.yaml",
+            &file.replace("method: Auto", &format!("method: {method}")),
+        );
+        let refused = machine.ringpv(&["init", "drives.yaml"]);
+        let refused = refused.refused(FAILED, "EraseUnsupported").to_string();
+        assert!(refused.contains("no NVMe drive"), "{refused}");
+        assert_eq!(machine.devices()[0].checksum(), before, "{method}");
+        // It was claimed by nobody, so it is free again.
+        let drive = machine.drive_in(0, DrivePhase::Failed);
+        let name = drive.metadata.name.unwrap_or_default();
+        machine.ringpv(&["remove", &name]).ok();
+    }
+    machine.write("drives.yaml", &file);
+    machine.ringpv(&["init", "drives.yaml"]).ok();
+    let drive = machine.drive_in(0, DrivePhase::Ready);
+    let name = drive.metadata.name.unwrap_or_default();
+    let word = drive.spec.device.fingerprint.to_string();
+    let words = ["remove", &name, "--erase", "--yes", &word];
+    let refused = machine.ringpv(&[&words[..], &["--method", "format"]].concat());
+    refused.refused(FAILED, "EraseUnsupported");
+    // The latest word counts: it is let go as it is.
+    machine.ringpv(&["remove", &name]).ok();
+    assert!(machine.list::<Drive>().is_empty());
+    let mut blkid = program("blkid");
+    blkid.args(["-p", "-s", "TYPE", "-o", "value"]);
+    blkid.arg(machine.devices()[0].path());
+    assert_eq!(run(blkid, LIMIT).ok().stdout.trim(), "xfs");
 }
 
 #[test]

@@ -27,8 +27,13 @@ fn erased(drive: &Value) -> [&str; 2] {
     [word("level"), word("method")]
 }
 
-fn phase(guest: &Guest, serial: &str) -> [String; 2] {
-    let status = guest.drive(serial)["status"].clone();
+/// The one Drive; null when it is gone.
+fn drive(guest: &Guest) -> Value {
+    guest.json("ringpv list drives -o json")["items"][0].clone()
+}
+
+fn phase(guest: &Guest) -> [String; 2] {
+    let status = drive(guest)["status"].clone();
     ["phase", "reason"].map(|key| status[key].as_str().unwrap_or_default().to_owned())
 }
 
@@ -39,12 +44,13 @@ fn a_drive_erases_its_cells_through_every_kill() {
         return tests::skip(test, &why);
     }
     let images = Images::new();
-    let (drive, state) = (images.spec("A", "600M"), images.spec("state", "512M"));
-    let guest = Guest::boot("format", &["--nvme", &drive, "--disk", &state]);
+    let (nvme, state) = (images.spec("A", "600M"), images.spec("state", "512M"));
+    let guest = Guest::boot("format", &["--nvme", &nvme, "--disk", &state]);
     let old = "echo OLD-DATA | dd of=/dev/nvme0n1 bs=1M seek=300 conv=notrunc,sync status=none";
     let is_there = || {
-        let found =
-            guest.run("dd if=/dev/nvme0n1 iflag=direct bs=1M skip=300 count=1 status=none | grep OLD-DATA");
+        let found = guest.run(
+            "dd if=/dev/nvme0n1 iflag=direct bs=1M skip=300 count=1 status=none | grep OLD-DATA",
+        );
         found.code == Some(0)
     };
     guest.ok(old);
@@ -64,8 +70,8 @@ fn a_drive_erases_its_cells_through_every_kill() {
         assert!(!is_there(), "{point}");
     }
     guest.ok(&format!("{ARMED} exec_agent"));
-    guest.until("the drive is ready", || phase(&guest, "A")[0] == "Ready");
-    let made = guest.drive("A");
+    guest.until("the drive is ready", || phase(&guest)[0] == "Ready");
+    let made = drive(&guest);
     let [level, method] = erased(&made);
     assert_eq!(level, "Physical", "{made:#}");
     assert!(method.starts_with("format-user-data, "), "{made:#}");
@@ -92,16 +98,18 @@ fn a_drive_erases_its_cells_through_every_kill() {
     // Removed, again with every kill; it asks for another method while the drive is on its way out.
     let mut points = POINTS.into_iter();
     let first = points.next().unwrap_or_default();
-    guest.ok(&format!("{ARMED} stop_agent; exec_agent --fault-point {first}"));
+    guest.ok(&format!(
+        "{ARMED} stop_agent; exec_agent --fault-point {first}"
+    ));
     let asked = remove("format", "--no-wait");
     assert_eq!(asked.code, Some(0), "{asked}");
     guest.ok(&format!("{ARMED} gone"));
     for point in points {
         guest.ok(&format!("{ARMED} exec_agent --fault-point {point}; gone"));
     }
-    assert!(!guest.drive("A").is_null(), "it was not seen to its end yet");
+    assert!(!drive(&guest).is_null(), "it was not seen to its end yet");
     guest.ok(&format!("{ARMED} exec_agent"));
-    guest.until("the drive is gone", || guest.drive("A").is_null());
+    guest.until("the drive is gone", || drive(&guest).is_null());
     guest.ok("[ -z \"$(blkid -p /dev/nvme0n1)\" ]; cmp -n 600M /dev/nvme0n1 /dev/zero");
 }
 
@@ -112,8 +120,8 @@ fn what_is_put_on_a_drive_after_its_cells_were_erased_stays() {
         return tests::skip(test, &why);
     }
     let images = Images::new();
-    let (drive, state) = (images.spec("A", "600M"), images.spec("state", "512M"));
-    let guest = Guest::boot("stays", &["--nvme", &drive, "--disk", &state]);
+    let (nvme, state) = (images.spec("A", "600M"), images.spec("state", "512M"));
+    let guest = Guest::boot("stays", &["--nvme", &nvme, "--disk", &state]);
     guest.start("");
     guest.ok(&format!(
         "{ARMED} ringpv discover --overwrite; sed -i 's/method: Auto/method: Format/' drives.yaml
@@ -123,7 +131,7 @@ fn what_is_put_on_a_drive_after_its_cells_were_erased_stays() {
         exec_agent"
     ));
     guest.until("the drive is refused", || {
-        phase(&guest, "A") == ["Failed", "FingerprintChanged"]
+        phase(&guest) == ["Failed", "FingerprintChanged"]
     });
     guest.ok("cd /var/lib/ringpv; md5sum --check before");
 }

@@ -23,9 +23,9 @@ impl Apply<'_> {
             .map_or(Ok(()), |how| held.can_secure(how).map_err(refused))
     }
 
-    /// Whether the device is what a secure erase leaves that nobody saw the end of.
+    /// Whether a secure erase may have taken its claim along that nobody saw the end of.
     pub(super) fn goes_on_blank(&self, found: &Found<'_>) -> bool {
-        may_lack_its_claim(self.drive) && found.blank && matches!(found.claim, Ok(None))
+        may_lack_its_claim(self.drive) && matches!(found.claim, Ok(None))
     }
 
     /// Has the drive erase its cells, or looks how far it is.

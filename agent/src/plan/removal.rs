@@ -28,14 +28,14 @@ pub(super) fn removal(drive: &Drive, seen: &Observed, site: &Site) -> Plan {
             DrivePhase::Removing,
             Reason::ClaimConflict,
             format!(
-                "{} has no claim of this drive, so it is not erased; take spec.removal away to let it go as it is",
+                "{} has no claim of this drive, so it is not erased; kubectl ringpv remove without --erase lets it go as it is",
                 one.facts.name
             ),
         ),
         [] if seen.named.is_empty() && (was_in_use(drive) || may_lack_its_claim(drive)) => stand(
             DrivePhase::Removing,
             Reason::DeviceNotFound,
-            "it cannot be erased while it is gone; put it back, or take spec.removal away to let it go",
+            "it cannot be erased while it is gone; put it back, or let it go by kubectl ringpv remove without --erase",
         ),
         // Its claim went with its cells: it is erased once more, for nobody knows whether all of it was.
         [] if may_lack_its_claim(drive) => match seen.named.as_slice() {

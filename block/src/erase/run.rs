@@ -185,6 +185,10 @@ impl Eraser {
     /// # Errors
     /// [`SecureError`].
     pub fn can_secure(&self, how: Secure) -> Result<Chosen, SecureError> {
+        // Other drivers may take an NVMe request for one of their own.
+        if !self.kernel_name().starts_with("nvme") {
+            return Err(SecureError::NotNvme);
+        }
         if self.sysfs.join("partition").exists() {
             return Err(SecureError::Partition);
         }
@@ -245,6 +249,13 @@ impl Eraser {
         })
     }
 
+    /// `nvme0n1`; empty where sysfs does not say.
+    fn kernel_name(&self) -> String {
+        let place = std::fs::read_link(&self.sysfs).unwrap_or_default();
+        let name = place.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    }
+
     fn namespace(&self) -> Result<u32, SecureError> {
         match sys::nvme_namespace(self.file.as_fd()) {
             Ok(id) => Ok(id),
@@ -297,8 +308,7 @@ impl Eraser {
             let text = std::fs::read_to_string(self.sysfs.join("queue").join(name)).ok()?;
             text.trim().parse().ok()
         };
-        let name = std::fs::read_link(&self.sysfs).unwrap_or_default();
-        let name = name.file_name().unwrap_or_default().to_string_lossy();
+        let name = self.kernel_name();
         Queue {
             zeroes_bytes_max: read("write_zeroes_max_bytes").unwrap_or(0),
             unmap_bytes_max: read("write_zeroes_unmap_max_bytes").unwrap_or(0),

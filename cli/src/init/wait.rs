@@ -30,6 +30,7 @@ pub(crate) fn progress(drive: &Drive) -> (u32, String, String) {
     };
     match (status.phase, &status.progress) {
         (DrivePhase::Ready, _) => (100, "Ready".to_owned(), String::new()),
+        (DrivePhase::Removing, _) if needs_a_person(drive) => (0, "Refused".to_owned(), why()),
         (DrivePhase::Preparing | DrivePhase::Removing, Some(progress)) => {
             let (from, to) = span(progress.step);
             let done = u128::from(progress.done_bytes.min(progress.total_bytes));
@@ -117,8 +118,26 @@ pub(crate) async fn until_ready(
     Err(Stop::FailedFor(refusals.collect()))
 }
 
+/// Whether a removal rests until somebody changes something: it does not go on by itself.
+pub(crate) fn needs_a_person(drive: &Drive) -> bool {
+    let (phase, reason, _) = standing(drive);
+    phase == DrivePhase::Removing
+        && matches!(
+            reason,
+            Some(
+                Reason::EraseUnsupported
+                    | Reason::FingerprintChanged
+                    | Reason::ClaimConflict
+                    | Reason::ForeignCluster
+                    | Reason::DeviceNotFound
+                    | Reason::DuplicateDriveId
+                    | Reason::DuplicateIdentity
+            )
+        )
+}
+
 /// How a drive stands, as far as it shows whether that was said anew.
-fn standing(drive: &Drive) -> (DrivePhase, Option<Reason>, String) {
+pub(crate) fn standing(drive: &Drive) -> (DrivePhase, Option<Reason>, String) {
     let status = drive.status.clone().unwrap_or_default();
     (status.phase, status.reason, status.message)
 }
@@ -164,7 +183,7 @@ fn ready(drive: &Drive) -> bool {
         .is_some_and(|s| s.phase == DrivePhase::Ready)
 }
 
-fn why(drive: &Drive, label: &str) -> Refusal {
+pub(crate) fn why(drive: &Drive, label: &str) -> Refusal {
     let status = drive.status.clone().unwrap_or_default();
     let reason = status.reason.unwrap_or(Reason::Failing);
     Refusal::new(reason, label).detail(status.message)

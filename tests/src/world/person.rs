@@ -9,10 +9,10 @@ use api::storage_node::DeviceVerdict;
 use api::{Drive, DriveSpec, Reason, Volume};
 use serde_json::json;
 
-use super::{Chance, Node, World};
 use super::calls::Answer;
 use super::node::named;
 use super::volumes::target;
+use super::{Chance, Node, World};
 use crate::host::tree::Kind;
 
 /// What a person wants of a drive.
@@ -241,9 +241,10 @@ impl World {
             self.person.drives.remove(id);
             return;
         };
-        // What somebody put there since is not to be erased: it is let go as it is.
+        // What somebody put there since, or made another drive of, is not to be erased: it is let go as it is.
         let refused = drive.status.as_ref().and_then(|status| status.reason);
-        if drive.spec.removal.is_some() && refused == Some(Reason::FingerprintChanged) {
+        let others = [Reason::FingerprintChanged, Reason::ClaimConflict];
+        if drive.spec.removal.is_some() && refused.is_some_and(|why| others.contains(&why)) {
             let word = json!({"spec": {"removal": null}});
             self.api.drives.patch(id, &word).ok();
             if let Some(wish) = self.person.drives.get_mut(id) {
