@@ -72,10 +72,9 @@ impl Apply<'_> {
 
 #[expect(clippy::needless_pass_by_value, reason = "it is what map_err gives")]
 fn refused(error: HostError) -> Refusal {
-    match error.cause {
-        Cause::Unable(_) => {
-            Refusal::new(Reason::EraseUnsupported, error.sentence(), Retry::OnChange)
-        }
-        _ => Refusal::of_host(Reason::EraseFailed, &error),
+    if matches!(error.cause, Cause::Unable(_)) {
+        Refusal::new(Reason::EraseUnsupported, error.sentence(), Retry::OnChange)
+    } else {
+        Refusal::of_host(Reason::EraseFailed, &error)
     }
 }

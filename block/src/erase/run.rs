@@ -185,7 +185,7 @@ impl Eraser {
     /// # Errors
     /// [`SecureError`].
     pub fn can_secure(&self, how: Secure) -> Result<Chosen, SecureError> {
-        // Other drivers may take an NVMe request for one of their own.
+        // Other drivers may take an NVMe request for one of their own (kernel-notes/16).
         if !self.kernel_name().starts_with("nvme") {
             return Err(SecureError::NotNvme);
         }

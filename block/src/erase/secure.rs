@@ -24,6 +24,7 @@ use crate::sys::AdminCommand;
 pub(crate) const IDENTIFY_BYTES: usize = 4096;
 /// Bytes of the Sanitize Status log page.
 pub(crate) const SANITIZE_LOG_BYTES: usize = 512;
+const SANITIZE_LOG_DWORDS: u32 = 128;
 
 const OPCODE_GET_LOG_PAGE: u8 = 0x02;
 const OPCODE_IDENTIFY: u8 = 0x06;
@@ -292,11 +293,10 @@ impl Identify {
 
 /// Asks for the Sanitize Status log page.
 pub(crate) const fn sanitize_log() -> AdminCommand {
-    let dwords = SANITIZE_LOG_BYTES as u32 / 4;
     AdminCommand {
         opcode: OPCODE_GET_LOG_PAGE,
         namespace: ALL_NAMESPACES,
-        cdw10: LOG_SANITIZE_STATUS | (dwords - 1) << 16,
+        cdw10: LOG_SANITIZE_STATUS | (SANITIZE_LOG_DWORDS - 1) << 16,
         timeout_ms: SHORT_MS,
     }
 }

@@ -190,10 +190,12 @@ fn of_erase(device: &str, error: EraseError) -> HostError {
 }
 
 fn of_secure(device: &str, error: SecureError) -> HostError {
-    let cause = match error {
-        SecureError::Command(_, source) => Cause::Io(source),
-        error if error.is_refusal() => Cause::Unable(error.to_string()),
-        error => Cause::Refused(error.to_string()),
+    let cause = if error.is_refusal() {
+        Cause::Unable(error.to_string())
+    } else if let SecureError::Command(_, source) = error {
+        Cause::Io(source)
+    } else {
+        Cause::Refused(error.to_string())
     };
     HostError {
         verb: "erase",
