@@ -169,6 +169,27 @@ fn unsafe_lives_in_one_small_file() {
     );
 }
 
+/// No health check, probe or erasure sends a drive commands of its own: nothing but our own code holds those to reads.
+#[test]
+fn passthrough_is_for_people() {
+    const OURS: [&str; 5] = [
+        "block/src/",
+        "bench/src/main.rs",
+        "bench/src/jobs.rs",
+        "tests/src/bin/reads-alike.rs",
+        "tests/tests/tidy.rs",
+    ];
+    let tree = Tree::read();
+    let breaches: Vec<String> = tree
+        .rust()
+        .filter(|(path, text)| {
+            text.contains("open_passthrough") && !OURS.iter().any(|ours| path.starts_with(ours))
+        })
+        .map(|(path, _)| path.to_owned())
+        .collect();
+    hold("passthrough is opened by ringpv-bench run alone", &breaches);
+}
+
 #[test]
 fn files_stay_short_and_folders_shallow() {
     let tree = Tree::read();
