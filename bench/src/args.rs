@@ -239,6 +239,10 @@ pub(crate) struct Run {
     /// that; for reading by io_uring
     #[arg(long, alias = "hipri")]
     pub(crate) iopoll: bool,
+    /// Sends an NVMe drive its own read commands, past the kernel's block layer, where /dev/ng… stands beside the
+    /// device; for reading by io_uring, alone or with --iopoll. Nobody may format the drive meanwhile
+    #[arg(long)]
+    pub(crate) passthrough: bool,
     /// What sim simulates
     #[arg(long, default_value = "nvme")]
     pub(crate) sim_model: Model,

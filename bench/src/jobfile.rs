@@ -58,6 +58,8 @@ pub struct Job {
     pub engine: Choice,
     /// Whether the device is asked for completions, where it can be.
     pub polled: bool,
+    /// Whether an NVMe drive is sent its own commands, where it can be.
+    pub passthrough: bool,
     /// Pattern, block, depth, mix and seed.
     pub workload: Workload,
     /// Whether what it wrote is read back and checked.
@@ -347,6 +349,7 @@ fn finish(draft: Draft, section: &Section, taken: &mut Taken) -> Result<Job, Str
         filename,
         engine,
         polled: draft.polled,
+        passthrough: draft.passthrough,
         workload,
         verify: draft.verify,
         offset: draft.offset,
@@ -371,7 +374,8 @@ fn finish(draft: Draft, section: &Section, taken: &mut Taken) -> Result<Job, Str
 
 /// What does not go together, if anything.
 fn contradiction(draft: &Draft) -> Option<&'static str> {
-    if !draft.direct {
+    // Commands to a drive never go through it.
+    if !draft.direct && !draft.passthrough {
         Some("has no direct=1: fio would go through the page cache, here nothing does")
     } else if draft.time_based && draft.duration.is_none() {
         Some("has time_based and no runtime")
@@ -383,6 +387,8 @@ fn contradiction(draft: &Draft) -> Option<&'static str> {
         Some("has hipri and writes: only reads are polled")
     } else if draft.polled && !draft.engine.1 {
         Some("has hipri and an engine that does not poll: ioengine=io_uring")
+    } else if draft.passthrough && draft.pattern.writes() {
+        Some("has ioengine=io_uring_cmd and writes: only reads are sent to the drive so")
     } else if draft.steady.is_some() && draft.steady_duration.is_zero() {
         Some("has ss and no ss_dur: without it fio does not look for a steady state")
     } else {

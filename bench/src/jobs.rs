@@ -8,7 +8,11 @@ use anyhow::Context as _;
 use bench::jobfile::{Job, JobFile, parse};
 use bench::report::json::Entry;
 use bench::{Limits, Report, Workload};
-use block::{Backend, Options, ReadOnly, ReadWrite, Target, open, open_polled, probe_backend};
+use block::uring::passthrough::block_beside;
+use block::{
+    Backend, Options, ReadOnly, ReadWrite, Target, Through, open, open_passthrough, open_polled,
+    probe_backend,
+};
 use serde_json::{Map, Value};
 
 use crate::args::Run;
@@ -59,7 +63,8 @@ pub(crate) fn prepare<'a>(
     for job in &file.jobs {
         let path = job.filename.as_path();
         let target = if !writes(job) {
-            Opened::Read(Target::<ReadOnly>::open(path)?)
+            let beside = job.passthrough.then(|| block_beside(path)).flatten();
+            Opened::Read(Target::<ReadOnly>::open(beside.as_deref().unwrap_or(path))?)
         } else if let Some(target) = held.get(path) {
             Opened::Write(target.clone())
         } else {
@@ -121,6 +126,15 @@ fn one(ready: Ready<'_>, cancel: &AtomicBool) -> anyhow::Result<Report> {
     let name = || format!("job {}", ready.job.name);
     let (workload, limits) = (&ready.workload, &ready.limits);
     match ready.target {
+        Opened::Read(target) if ready.job.passthrough => {
+            let polled = ready.job.polled;
+            let drive =
+                open_passthrough(ready.backend, target, options, polled).with_context(name)?;
+            match drive {
+                Through::Commands(mut drive) => shown(&mut drive, workload, limits, cancel),
+                Through::Blocks(mut device) => shown(&mut device, workload, limits, cancel),
+            }
+        }
         Opened::Read(target) => {
             let open = if ready.job.polled { open_polled } else { open };
             let mut device = open(ready.backend, target, options).with_context(name)?;

@@ -15,9 +15,10 @@ use bench::{Limits, Progress, Report, RunError, Workload, run};
 use block::null::Null;
 use block::random::Random;
 use block::sim::{SimClock, SimDrive};
+use block::uring::passthrough::block_beside;
 use block::{
-    Backend, Choice, Device, Geometry, Mode, Options, ReadOnly, ReadWrite, Target, fitting, open,
-    open_polled, probe_backend,
+    Backend, Choice, Device, Geometry, Mode, Options, ReadOnly, ReadWrite, Target, Through,
+    fitting, open, open_passthrough, open_polled, probe_backend,
 };
 use clap::{CommandFactory as _, FromArgMatches as _};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -183,8 +184,9 @@ fn measure(args: &Run) -> anyhow::Result<Report> {
         sector_bytes: 512,
     };
     match (args.engine, &args.target) {
-        (Engine::Null | Engine::Sim, _) if args.iopoll => {
-            Err(Usage("--iopoll goes with a block device or a file".into()).into())
+        (Engine::Null | Engine::Sim, _) if args.iopoll || args.passthrough => {
+            let words = "--iopoll and --passthrough go with a block device or a file";
+            Err(Usage(words.into()).into())
         }
         (Engine::Null, _) => on(&mut Null::new(simulated, options), args, &cancel),
         (Engine::Sim, _) => {
@@ -195,6 +197,11 @@ fn measure(args: &Run) -> anyhow::Result<Report> {
         (Engine::Auto | Engine::Uring | Engine::Threads, Some(path)) => {
             if args.iopoll && args.rw.writes() {
                 return Err(Usage("--iopoll: only reads are polled".into()).into());
+            }
+            if args.passthrough && args.rw.writes() {
+                return Err(
+                    Usage("--passthrough: only reads are sent to the drive so".into()).into(),
+                );
             }
             let choice = args.engine.real().unwrap_or_default();
             let backend = probe_backend(choice)?;
@@ -207,20 +214,41 @@ fn measure(args: &Run) -> anyhow::Result<Report> {
                 let words = "--write-file and --fingerprint go with a pattern that writes";
                 return Err(Usage(words.into()).into());
             }
-            let target = Target::<ReadOnly>::open(path)?;
+            let beside = args.passthrough.then(|| block_beside(path)).flatten();
+            let target = Target::<ReadOnly>::open(beside.as_deref().unwrap_or(path))?;
             let backend = fitted(choice, backend, &target, args.iodepth);
-            if !args.iopoll {
-                return on(&mut open(backend, target, options)?, args, &cancel);
-            }
-            if let Backend::Threads { .. } = backend {
-                note("--iopoll is without effect: threads do not poll");
-            }
-            on(&mut open_polled(backend, target, options)?, args, &cancel)
+            read(target, backend, options, args, &cancel)
         }
         (Engine::Auto | Engine::Uring | Engine::Threads, None) => {
             Err(Usage("name a block device or a file (or --engine null or sim)".into()).into())
         }
     }
+}
+
+/// Reads, in the way that was asked for.
+fn read(
+    target: Target<ReadOnly>,
+    backend: Backend,
+    options: Options,
+    args: &Run,
+    cancel: &AtomicBool,
+) -> anyhow::Result<Report> {
+    if let Backend::Threads { .. } = backend {
+        if args.iopoll {
+            note("--iopoll is without effect: threads do not poll");
+        }
+        if args.passthrough {
+            note("--passthrough is without effect: threads send no commands");
+        }
+    }
+    if args.passthrough {
+        return match open_passthrough(backend, target, options, args.iopoll)? {
+            Through::Commands(mut drive) => on(&mut drive, args, cancel),
+            Through::Blocks(mut device) => on(&mut device, args, cancel),
+        };
+    }
+    let open = if args.iopoll { open_polled } else { open };
+    on(&mut open(backend, target, options)?, args, cancel)
 }
 
 /// The engine that fits the device where none was asked for, and said so where threads are used.

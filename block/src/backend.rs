@@ -16,6 +16,7 @@ use crate::device::{Completion, Device, Ended, Geometry, Op, Options, Wait};
 use crate::error::{BackendError, DeviceError, OpenError, Refused};
 use crate::fitting::Timing;
 use crate::target::{Mode, ReadOnly, Target};
+use crate::uring::passthrough::Passthrough;
 use crate::uring::{self, Ring, RingFlags};
 
 /// What a person asked for.
@@ -193,6 +194,40 @@ pub fn open_polled(
         Backend::Uring { flags } => Ring::polled(target, options, flags).map(Opened::Ring),
         Backend::Threads { .. } => open(backend, target, options),
     }
+}
+
+/// What a reader got who asked for passthrough.
+#[derive(Debug)]
+pub enum Through {
+    /// The drive, by commands of its own.
+    Commands(Passthrough),
+    /// The block device, as without; a ring's description says why.
+    Blocks(Opened<ReadOnly>),
+}
+
+/// For a reader who was asked by a person to read an NVMe drive by its own commands (see [`uring::passthrough`]); `polled` as
+/// well, where that works. Never for a health check or a probe. Threads do neither.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_passthrough(
+    backend: Backend,
+    target: Target<ReadOnly>,
+    options: Options,
+    polled: bool,
+) -> Result<Through, OpenError> {
+    let tried = |flags| Passthrough::tried(&target, options, flags, polled);
+    let why = match backend.ring_flags().map(tried).transpose()? {
+        Some(Ok(commands)) => return Ok(Through::Commands(commands)),
+        Some(Err(why)) => Some(why),
+        None => None,
+    };
+    let open = if polled { open_polled } else { open };
+    let mut opened = open(backend, target, options)?;
+    if let (Opened::Ring(ring), Some(why)) = (&mut opened, why) {
+        ring.instead_of_passthrough(why);
+    }
+    Ok(Through::Blocks(opened))
 }
 
 /// A device by whichever engine there is. Not a `Box<dyn Device>`: an operation through a ring costs 40 ns, and a loop that is

@@ -9,6 +9,9 @@ use thiserror::Error;
 use crate::backend::WhyThreads;
 use crate::device::{Op, OpKind};
 
+mod nvme;
+pub use nvme::NvmeStatus;
+
 /// One operation did not do what was asked.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{} of {len} bytes at {offset} of {device}", kind.as_str())]
@@ -32,6 +35,17 @@ pub enum IoCause {
     /// The kernel or the device said so.
     #[error("{0}")]
     Kernel(Errno),
+    /// The drive said so, where it was asked by a command of its own.
+    #[error("{0}")]
+    Nvme(NvmeStatus),
+    /// Nothing, or more than one command to the drive may be.
+    #[error("one command reads from {min_bytes} to {max_bytes} bytes")]
+    CommandLength {
+        /// At least.
+        min_bytes: u32,
+        /// At most.
+        max_bytes: u64,
+    },
     /// Fewer bytes than asked: the end of a file that shrank.
     #[error("ended after {done} bytes")]
     Short {
@@ -67,7 +81,9 @@ impl IoError {
     pub const fn errno(&self) -> Option<Errno> {
         match self.cause {
             IoCause::Kernel(errno) => Some(errno),
-            IoCause::Short { .. }
+            IoCause::Nvme(_)
+            | IoCause::CommandLength { .. }
+            | IoCause::Short { .. }
             | IoCause::Misaligned { .. }
             | IoCause::Beyond { .. }
             | IoCause::ReadOnly
@@ -80,8 +96,10 @@ impl IoError {
     pub fn is_transient(&self) -> bool {
         match self.cause {
             IoCause::Kernel(errno) => TRANSIENT.contains(&errno),
+            IoCause::Nvme(status) => status.is_transient(),
             IoCause::Full { .. } => true,
-            IoCause::Short { .. }
+            IoCause::CommandLength { .. }
+            | IoCause::Short { .. }
             | IoCause::Misaligned { .. }
             | IoCause::Beyond { .. }
             | IoCause::ReadOnly => false,

@@ -6,6 +6,7 @@
 //!
 //!   Device  ◄── Ring<ReadOnly>    io_uring that the kernel itself restricts to reads
 //!           ◄── Ring<ReadWrite>   io_uring for those who may write
+//!           ◄── Passthrough       an NVMe drive's own reads, for a person at `ringpv-bench`
 //!           ◄── Blocking<_>       threads with pread and pwrite
 //!           ◄── Null              completes at once: measures the caller
 //!           ◄── SimDevice         a simulated drive: seeded latencies and faults, a virtual clock
@@ -47,10 +48,13 @@ pub mod sys;
 pub mod target;
 pub mod uring;
 
-pub use backend::{Backend, Choice, Opened, WhyThreads, open, open_polled, probe_backend};
+pub use backend::{
+    Backend, Choice, Opened, Through, WhyThreads, open, open_passthrough, open_polled,
+    probe_backend,
+};
 pub use buffer::Buffer;
 pub use device::{Completion, Device, Ended, Geometry, Op, OpKind, Options, Wait};
-pub use error::{BackendError, DeviceError, IoCause, IoError, OpenError, Refused};
+pub use error::{BackendError, DeviceError, IoCause, IoError, NvmeStatus, OpenError, Refused};
 pub use fitting::{Fitting, Timing, fitting};
 pub use target::{Mode, ReadOnly, ReadWrite, Target};
 pub use uring::Ring;

@@ -17,7 +17,7 @@ use nix::fcntl::OFlag;
 use thiserror::Error;
 
 use crate::sys;
-use kernel::{DiskQuota, FileAttributes};
+use kernel::{DiskQuota, FileAttributes, QuotaCommand};
 
 pub(crate) mod kernel;
 
@@ -157,8 +157,13 @@ impl Directory {
         }
         let mut quota = DiskQuota::of_project(project);
         quota.limit(limit_bytes(limits.bytes) / BASIC_BLOCK_BYTES, limits.inodes);
-        sys::set_project_limits(self.file.as_fd(), &quota)
-            .map_err(|errno| self.failed("setting the limits", project, errno))
+        sys::quotactl(
+            self.file.as_fd(),
+            QuotaCommand::SetLimits,
+            project,
+            &mut quota,
+        )
+        .map_err(|errno| self.failed("setting the limits", project, errno))
     }
 
     /// Limits and use of a project; all zero for one that was never used.
@@ -166,7 +171,7 @@ impl Directory {
     /// # Errors
     /// [`QuotaError::Unsupported`], or the kernel refused.
     pub fn usage(&self, project: u32) -> Result<Usage, QuotaError> {
-        match sys::project_quota(self.file.as_fd(), project) {
+        match self.asked(QuotaCommand::Get, project) {
             Ok(quota) => Ok(usage(project, &quota)),
             Err(Errno::ENOENT) => Ok(Usage {
                 project,
@@ -184,7 +189,7 @@ impl Directory {
         let mut found = Vec::new();
         let mut next = Some(from);
         while let Some(project) = next.filter(|_| found.len() < count_max) {
-            let quota = match sys::next_project_quota(self.file.as_fd(), project) {
+            let quota = match self.asked(QuotaCommand::GetNext, project) {
                 Ok(quota) => quota,
                 Err(Errno::ENOENT) => break,
                 Err(errno) => return Err(self.failed("listing the projects", project, errno)),
@@ -193,6 +198,12 @@ impl Directory {
             next = quota.project().checked_add(1);
         }
         Ok(found)
+    }
+
+    fn asked(&self, command: QuotaCommand, project: u32) -> Result<DiskQuota, Errno> {
+        let mut quota = DiskQuota::default();
+        sys::quotactl(self.file.as_fd(), command, project, &mut quota)?;
+        Ok(quota)
     }
 
     fn attributes(&self, project: u32) -> Result<FileAttributes, QuotaError> {

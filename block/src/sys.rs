@@ -10,20 +10,22 @@
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::time::Duration;
 
-use io_uring::{IoUring, opcode, types};
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use nix::errno::Errno;
 
 use crate::buffer::{Buffer, Registered};
 use crate::clock::Clock;
 use crate::device::Op;
+use crate::erase::secure::kernel::{AdminCommand, Passthru};
 use crate::error::errno_of;
 use crate::extents::kernel::FileMap;
-use crate::quota::kernel::{DiskQuota, FileAttributes};
+use crate::quota::kernel::{DiskQuota, FileAttributes, QuotaCommand};
 use crate::uring::OpFile;
 use crate::uring::abi::{
     ENTER_EXT_ARG, ENTER_GETEVENTS, ENTER_REGISTERED_RING, REGISTER_RING_FDS, RingPlace,
     UNREGISTER_RING_FDS, WaitArgument,
 };
+use crate::uring::passthrough::Namespace;
 
 mod ioctl {
     //! Generated calls; each is `unsafe` and wrapped below.
@@ -34,14 +36,19 @@ mod ioctl {
     );
     nix::ioctl_read!(fsgetxattr, b'X', 31, crate::quota::kernel::FileAttributes);
     nix::ioctl_write_ptr!(fssetxattr, b'X', 32, crate::quota::kernel::FileAttributes);
-    nix::ioctl_none_bad!(nvme_id, nix::request_code_none!(b'N', 0x40));
-    nix::ioctl_readwrite!(nvme_admin, b'N', 0x41, super::Passthru);
+    nix::ioctl_readwrite!(
+        nvme_admin,
+        b'N',
+        0x41,
+        crate::erase::secure::kernel::Passthru
+    );
     // The size in the number is that of the header alone; the kernel reads from it how many extents follow.
     nix::ioctl_readwrite_bad!(
         fs_ioc_fiemap,
         nix::request_code_readwrite!(b'f', 11, 32),
         crate::extents::kernel::FileMap
     );
+    nix::ioctl_none_bad!(nvme_ioctl_id, nix::request_code_none!(b'N', 0x40));
 }
 
 /// Where `length` bytes of a file from `start` are on its device (`FS_IOC_FIEMAP`), at most [`FILE_MAP_EXTENTS`](crate::extents::kernel::FILE_MAP_EXTENTS)
@@ -67,46 +74,13 @@ pub fn logical_sector_bytes(device: BorrowedFd<'_>) -> Result<u32, Errno> {
     u32::try_from(bytes).map_err(|_| Errno::ERANGE)
 }
 
-/// An NVMe admin command: what of it differs from one to the next here. Data go with it or not as its caller says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct AdminCommand {
-    /// Opcode. Its two lowest bits say which way data go: 2 is from the drive.
-    pub(crate) opcode: u8,
-    /// Namespace id.
-    pub(crate) namespace: u32,
-    /// Command dword 10.
-    pub(crate) cdw10: u32,
-    /// After so long the kernel calls it off.
-    pub(crate) timeout_ms: u32,
-}
-
-/// `struct nvme_passthru_cmd` of `linux/nvme_ioctl.h`.
-#[repr(C)]
-#[derive(Default)]
-pub(crate) struct Passthru {
-    opcode: u8,
-    flags: u8,
-    reserved: u16,
-    namespace: u32,
-    cdw2: u32,
-    cdw3: u32,
-    metadata: u64,
-    data: u64,
-    metadata_bytes: u32,
-    data_bytes: u32,
-    cdw10: u32,
-    cdw11_to_15: [u32; 5],
-    timeout_ms: u32,
-    result: u32,
-}
-
-/// The namespace id of an NVMe block device (`NVME_IOCTL_ID`).
+/// The number of a namespace of an NVMe drive (`NVME_IOCTL_ID`).
 ///
 /// # Errors
-/// ENOTTY: it is no NVMe device.
-pub(crate) fn nvme_namespace(device: BorrowedFd<'_>) -> Result<u32, Errno> {
-    // SAFETY: the ioctl touches no memory of ours; the descriptor is open for as long as it is borrowed.
-    let id = unsafe { ioctl::nvme_id(device.as_raw_fd()) }?;
+/// Not an NVMe namespace.
+pub(crate) fn namespace_id(device: BorrowedFd<'_>) -> Result<u32, Errno> {
+    // SAFETY: the ioctl takes no argument and gives a number; the descriptor is open for as long as it is borrowed.
+    let id = unsafe { ioctl::nvme_ioctl_id(device.as_raw_fd()) }?;
     u32::try_from(id).map_err(|_| Errno::ERANGE)
 }
 
@@ -120,25 +94,23 @@ pub(crate) fn nvme_admin(
     command: AdminCommand,
     data: &mut [u8],
 ) -> Result<u16, Errno> {
-    let mut passthru = Passthru {
-        opcode: command.opcode,
-        namespace: command.namespace,
-        data: data.as_mut_ptr() as u64,
-        data_bytes: u32::try_from(data.len()).map_err(|_| Errno::EINVAL)?,
-        cdw10: command.cdw10,
-        timeout_ms: command.timeout_ms,
-        ..Passthru::default()
-    };
+    let bytes = u32::try_from(data.len()).map_err(|_| Errno::EINVAL)?;
+    let mut passthru = Passthru::new(command, data.as_mut_ptr() as u64, bytes);
     // SAFETY: the ioctl reads and writes one nvme_passthru_cmd, whose layout Passthru has, and as many bytes of `data` as it
-    // is told; both are borrowed for longer than the call. The kernel copies them: the drive is never given their address.
+    // is told; both are borrowed for longer than the call, and the drive itself never learns where they are.
     let status = unsafe { ioctl::nvme_admin(device.as_raw_fd(), &raw mut passthru) }?;
     u16::try_from(status).map_err(|_| Errno::ERANGE)
 }
 
 /// A ring together with the memory that the kernel may be writing to: an operation put in is owned here until the kernel
-/// has answered it, so nobody can free or touch its buffer in between.
-pub(crate) struct OwningRing {
-    ring: IoUring,
+/// has answered it, so nobody can free or touch its buffer in between. Of plain entries, or of the larger ones of
+/// passthrough.
+pub(crate) struct OwningRing<S = squeue::Entry, C = cqueue::Entry>
+where
+    S: squeue::EntryMarker,
+    C: cqueue::EntryMarker,
+{
+    ring: IoUring<S, C>,
     /// Its place among the thread's registered rings, by which the kernel finds it faster than by descriptor.
     place: Option<u32>,
     /// What is in flight, by its token, which is its `user_data`.
@@ -183,9 +155,9 @@ fn register_ring(fd: i32, operation: u32, place: &mut RingPlace) -> Result<(), E
 /// How long a dropped ring waits for what is in flight before it gives those buffers up.
 const DROP_WAIT: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 10_000 });
 
-impl OwningRing {
+impl<S: squeue::EntryMarker, C: cqueue::EntryMarker> OwningRing<S, C> {
     /// Over a ring with room for `depth` entries.
-    pub(crate) fn new(ring: IoUring, depth: usize) -> Self {
+    pub(crate) fn new(ring: IoUring<S, C>, depth: usize) -> Self {
         Self {
             ring,
             place: None,
@@ -195,7 +167,7 @@ impl OwningRing {
     }
 
     /// The ring, for what is safe to do with it.
-    pub(crate) const fn ring(&self) -> &IoUring {
+    pub(crate) const fn ring(&self) -> &IoUring<S, C> {
         &self.ring
     }
 
@@ -241,23 +213,19 @@ impl OwningRing {
         self.place.is_some()
     }
 
-    /// Queues `op` on `file` (an index of the registered files when `fixed`); gives it back when there is no room, or none
-    /// for this token.
+    /// Puts `op` into the slot of its token and has it queued; gives it back when there is no room, or none for this token.
     #[inline(always)]
-    pub(crate) fn push(&mut self, file: OpFile, token: u64, op: Op) -> Result<(), Op> {
+    fn keep(
+        &mut self,
+        token: u64,
+        op: Op,
+        push: impl FnOnce(&mut squeue::SubmissionQueue<'_, S>, &mut Op) -> bool,
+    ) -> Result<(), Op> {
         let slot = usize::try_from(token).unwrap_or(usize::MAX);
         let Some(place) = self.slots.get_mut(slot).filter(|place| place.is_none()) else {
             return Err(op);
         };
-        let op = place.insert(op);
-        let mut queue = self.ring.submission();
-        let pushed = file.entry(op, token, |entry| {
-            // SAFETY: the entry names no memory but that of the operation that is now in its slot, at an address that does not move
-            // with it, and stays there until its completion is reaped or, if that never comes, for ever.
-            unsafe { queue.push(entry) }
-        });
-        drop(queue);
-        if pushed.is_ok() {
+        if push(&mut self.ring.submission(), place.insert(op)) {
             self.in_flight += 1;
             return Ok(());
         }
@@ -309,6 +277,7 @@ impl OwningRing {
     #[inline(always)]
     pub(crate) fn reap(&mut self, mut answered: impl FnMut(u64, Op, i32)) {
         for entry in self.ring.completion() {
+            let entry: cqueue::Entry = entry.into();
             let token = entry.user_data();
             let slot = usize::try_from(token).unwrap_or(usize::MAX);
             if let Some(op) = self.slots.get_mut(slot).and_then(Option::take) {
@@ -319,7 +288,35 @@ impl OwningRing {
     }
 }
 
-impl Drop for OwningRing {
+impl OwningRing {
+    /// Queues `op` on `file` (an index of the registered files when `fixed`); gives it back when there is no room, or none
+    /// for this token.
+    #[inline(always)]
+    pub(crate) fn push(&mut self, file: OpFile, token: u64, op: Op) -> Result<(), Op> {
+        self.keep(token, op, |queue, op| {
+            file.entry(op, token, |entry| {
+                // SAFETY: the entry names no memory but that of the operation that is now in its slot, at an address that does not move
+                // with it, and stays there until its completion is reaped or, if that never comes, for ever.
+                unsafe { queue.push(entry) }.is_ok()
+            })
+        })
+    }
+}
+
+impl OwningRing<squeue::Entry128, cqueue::Entry32> {
+    /// The same for a command to a drive, which can only be a read (see [`Namespace::entry`]); gives back what is none, too.
+    pub(crate) fn push(&mut self, namespace: &Namespace, token: u64, op: Op) -> Result<(), Op> {
+        self.keep(token, op, |queue, op| {
+            namespace.entry(op, token).is_some_and(|entry| {
+                // SAFETY: the entry names no memory but the buffer of the operation in its slot, as above, and the drive is told to write
+                // as many bytes as that is long, in blocks of the size that it had when it was opened (kernel-notes/22).
+                unsafe { queue.push(&entry) }.is_ok()
+            })
+        })
+    }
+}
+
+impl<S: squeue::EntryMarker, C: cqueue::EntryMarker> Drop for OwningRing<S, C> {
     fn drop(&mut self) {
         // A ring that polls heeds no time-out (kernel-notes/21).
         let polled = self.ring.params().is_setup_iopoll().then(Clock::start);
@@ -441,12 +438,6 @@ pub fn give_memory_back_early() {
 
 // ---- project quota ----
 
-/// `PRJQUOTA`.
-const PROJECT_QUOTA: u32 = 2;
-const GET_QUOTA: u32 = ('X' as u32) << 8 | 3;
-const SET_LIMITS: u32 = ('X' as u32) << 8 | 4;
-const GET_NEXT_QUOTA: u32 = ('X' as u32) << 8 | 9;
-
 /// Project id and flags of a file (`FS_IOC_FSGETXATTR`).
 pub(crate) fn file_attributes(file: BorrowedFd<'_>) -> Result<FileAttributes, Errno> {
     let mut attributes = FileAttributes::default();
@@ -465,42 +456,24 @@ pub(crate) fn set_file_attributes(
     Ok(())
 }
 
-/// Limits and use of a project on the file system of an open file; `ENOENT` for one that has neither.
-pub(crate) fn project_quota(file: BorrowedFd<'_>, project: u32) -> Result<DiskQuota, Errno> {
-    let mut quota = DiskQuota::default();
-    quotactl(file, GET_QUOTA, project, &mut quota)?;
-    Ok(quota)
-}
-
-/// The same of the first project from `project` on that has either.
-pub(crate) fn next_project_quota(file: BorrowedFd<'_>, project: u32) -> Result<DiskQuota, Errno> {
-    let mut quota = DiskQuota::default();
-    quotactl(file, GET_NEXT_QUOTA, project, &mut quota)?;
-    Ok(quota)
-}
-
-/// Sets the limits of `quota`'s project.
-pub(crate) fn set_project_limits(file: BorrowedFd<'_>, quota: &DiskQuota) -> Result<(), Errno> {
-    let mut quota = *quota;
-    quotactl(file, SET_LIMITS, quota.id, &mut quota)
-}
-
 /// `quotactl_fd`, kernel 5.14 and later: like quotactl, but for the file system of an open file instead of a device's
-/// name. One of the three commands above, each of which reads or writes exactly one `fs_disk_quota`.
-fn quotactl(
+/// name.
+///
+/// # Errors
+/// As the kernel says: `ENOENT` for a project that has neither limits nor use.
+pub(crate) fn quotactl(
     file: BorrowedFd<'_>,
-    command: u32,
+    command: QuotaCommand,
     project: u32,
     quota: &mut DiskQuota,
 ) -> Result<(), Errno> {
-    let command = command << 8 | PROJECT_QUOTA;
-    // SAFETY: each command of this function's callers reads or writes one fs_disk_quota, whose layout DiskQuota has,
-    // at the given address, which is live and exclusively borrowed; nothing is kept after the call.
+    // SAFETY: each command that there is reads or writes exactly one fs_disk_quota, whose layout DiskQuota has, at the given
+    // address, which is live and exclusively borrowed; nothing is kept after the call.
     let answer = unsafe {
         nix::libc::syscall(
             nix::libc::SYS_quotactl_fd,
             file.as_raw_fd(),
-            command,
+            command.number(),
             project,
             std::ptr::from_mut(quota),
         )

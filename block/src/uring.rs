@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use io_uring::register::Restriction;
-use io_uring::{Builder, IoUring, opcode, squeue};
+use io_uring::{Builder, IoUring, cqueue, opcode, squeue};
 use nix::errno::Errno;
 
 use crate::buffer::Buffer;
@@ -30,9 +30,11 @@ use crate::target::{Mode, Target};
 
 pub(crate) mod abi;
 mod entry;
+pub mod passthrough;
 pub mod polled;
 pub(crate) mod zeroes;
 pub(crate) use entry::OpFile;
+use passthrough::WhyBlocks;
 use polled::Polling;
 
 /// Set-up flags of a ring, in the order in which kernels learned them: each level includes those below it.
@@ -64,7 +66,11 @@ impl RingFlags {
         self.builder(entries).build(entries)
     }
 
-    fn builder(self, entries: u32) -> Builder {
+    fn builder<S, C>(self, entries: u32) -> Builder<S, C>
+    where
+        S: squeue::EntryMarker,
+        C: cqueue::EntryMarker,
+    {
         let mut builder = IoUring::builder();
         builder
             .dontfork()
@@ -249,6 +255,8 @@ pub struct Ring<M> {
     placed: bool,
     flags: RingFlags,
     polling: Polling,
+    /// Why it is not the drive's own commands that read, where those were asked for.
+    instead: Option<WhyBlocks>,
     clock: Clock,
     /// The clock's last reading.
     read_ns: Cell<u64>,
@@ -321,6 +329,7 @@ impl<M: Mode> Ring<M> {
             pool,
             flags,
             polling,
+            instead: None,
             clock: Clock::start(),
             read_ns: Cell::new(0),
             stays: PhantomData,
@@ -436,8 +445,10 @@ impl<M: Mode> Device for Ring<M> {
     }
 
     fn description(&self) -> String {
+        let instead = self.instead.as_ref();
+        let instead = instead.map_or_else(String::new, |why| format!(", no passthrough: {why}"));
         format!(
-            "io_uring ({}), {} of {} buffers registered, file {}, ring {}{}",
+            "io_uring ({}), {} of {} buffers registered, file {}, ring {}{}{instead}",
             self.flags,
             self.registered,
             self.depth,

@@ -205,3 +205,21 @@ fn what_cannot_be_polled_goes_by_interrupts() {
     let polls = said.ends_with(", polled");
     assert!(polls || said.contains(", not polled: "), "{outcome}");
 }
+
+#[test]
+fn what_takes_no_commands_is_read_as_ever() {
+    const TEST: &str = "what_takes_no_commands_is_read_as_ever";
+    let (_folder, path) = file();
+    if !has_rings(TEST, &path) {
+        return;
+    }
+    let mut command = program(ours("ringpv-bench"));
+    command.arg("run").arg(&path).arg("--passthrough");
+    let outcome = run(with_ops(command), LIMIT).ok();
+    let said = engine(&outcome);
+    tests::tell(said);
+    assert!(
+        said.ends_with(", no passthrough: it is no NVMe namespace"),
+        "{outcome}"
+    );
+}

@@ -379,6 +379,85 @@ fn engines_are_fitted_to_devices() {
 }
 
 #[test]
+fn a_drive_is_read_by_commands_of_its_own() {
+    if cannot("a_drive_is_read_by_commands_of_its_own") {
+        return;
+    }
+    let images = Images::new();
+    let drives = [
+        images.spec("A", "16M"),
+        images.spec("B", "16M") + ",lba=4096",
+    ];
+    let guest = Guest::boot(
+        "commands",
+        &[
+            "--nvme",
+            &drives[0],
+            "--nvme",
+            &drives[1],
+            "--append",
+            "nvme.poll_queues=1",
+        ],
+    );
+    let measured = |words: &str| {
+        let said = guest.ok(&format!("ringpv-bench run {words} --ops 300 2>&1"));
+        tests::tell(&said);
+        assert!(said.contains("300 operations"), "{said}");
+        said
+    };
+    for n in [0, 1] {
+        // Something to read, the same by both ways; reads as long as a command may be, and one block at a time.
+        guest.ok(&format!(
+            "dd if=/dev/urandom of=/dev/nvme{n}n1 bs=1M count=16 oflag=direct status=none"
+        ));
+        for bytes in [4096, 512 << 10] {
+            let said = guest.ok(&format!("reads-alike /dev/nvme{n}n1 {bytes}"));
+            assert_eq!(said, "16777216 bytes alike\n");
+        }
+        let said = measured(&format!("/dev/nvme{n}n1 --passthrough"));
+        assert!(
+            said.contains(&format!("passthrough /dev/ng{n}n1)")),
+            "{said}"
+        );
+        assert!(!said.contains("polled"), "{said}");
+        let said = measured(&format!("/dev/ng{n}n1 --passthrough --iopoll"));
+        assert!(
+            said.contains(&format!("passthrough /dev/ng{n}n1)")),
+            "{said}"
+        );
+        assert!(said.contains("ring registered, polled"), "{said}");
+    }
+    guest.ok("printf '[x]\\nfilename=/dev/ng0n1\\nioengine=io_uring_cmd\\ncmd_type=nvme\\nrw=randread\\nnumber_ios=300\\nsize=100%%\\n' >/run/x.fio");
+    let said = guest.ok("ringpv-bench run /run/x.fio");
+    assert!(said.contains("passthrough /dev/ng0n1)"), "{said}");
+
+    // What has no commands of its own, or may not be read whole, is read as ever, and says why.
+    guest.ok("echo ',' | sfdisk -q /dev/nvme0n1; udevadm settle");
+    for (device, words, why) in [
+        ("/dev/nvme0n1p1", "", "it is a partition"),
+        ("/dev/vda", "", "it is no NVMe namespace"),
+        ("/dev/nvme0n1", "--bs 8m", "one command reads at most "),
+    ] {
+        let said = measured(&format!("{device} {words} --passthrough"));
+        assert!(said.contains(&format!(", no passthrough: {why}")), "{said}");
+    }
+    let refused = guest.run("ringpv-bench run /dev/nvme0n1 --passthrough --rw randwrite");
+    assert!(
+        refused.code == Some(2) && refused.stderr.contains("only reads"),
+        "{refused}"
+    );
+
+    // A drive's own word for what went wrong.
+    guest.outside("fault", &["nvme0", "read"]);
+    let failed = guest.run("ringpv-bench run /dev/nvme0n1 --passthrough --ops 300");
+    let words = "the first read says NVMe status 2h/81h: unrecovered read error";
+    assert!(
+        failed.code == Some(3) && failed.stdout.contains(words),
+        "{failed}"
+    );
+}
+
+#[test]
 fn the_agent_tells_by_which_engine_a_drive_is_read() {
     if cannot("the_agent_tells_by_which_engine_a_drive_is_read") {
         return;

@@ -216,6 +216,7 @@ const OPTIONS: &[Row] = &[
         &[],
         Only(&["0"], "a buffer is filled once with random bytes"),
     ),
+    ("cmd_type", &[], Set(|_, v| command_type(v))),
     ("hipri", &[], Set(|d, v| put(&mut d.polled, switch(v)))),
     (
         "sqthread_poll",
@@ -298,6 +299,7 @@ pub(super) struct Draft {
     pub(super) percentiles: Option<Vec<f64>>,
     pub(super) verify: bool,
     pub(super) polled: bool,
+    pub(super) passthrough: bool,
     pub(super) direct: bool,
 }
 
@@ -330,6 +332,7 @@ impl Draft {
             percentiles: None,
             verify: false,
             polled: false,
+            passthrough: false,
             direct: false,
         }
     }
@@ -403,14 +406,26 @@ fn pattern(draft: &mut Draft, value: &str) -> Result<(), String> {
 
 fn engine(draft: &mut Draft, value: &str) -> Result<(), String> {
     draft.libaio = value == "libaio";
+    draft.passthrough = value == "io_uring_cmd";
     draft.engine = match value {
-        "io_uring" | "libaio" => (Choice::Uring, true),
+        "io_uring" | "io_uring_cmd" | "libaio" => (Choice::Uring, true),
         "psync" | "sync" | "pvsync" | "pvsync2" => (Choice::Threads, false),
         _ => {
-            return Err("it is not one of io_uring, libaio, psync, sync, pvsync, pvsync2".into());
+            return Err(
+                "it is not one of io_uring, io_uring_cmd, libaio, psync, sync, pvsync, pvsync2"
+                    .into(),
+            );
         }
     };
     Ok(())
+}
+
+/// What `ioengine=io_uring_cmd` sends.
+fn command_type(value: &str) -> Result<(), String> {
+    match value {
+        "nvme" => Ok(()),
+        _ => Err("only nvme is supported".into()),
+    }
 }
 
 fn verify(draft: &mut Draft, value: &str) -> Result<(), String> {

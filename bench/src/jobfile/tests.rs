@@ -159,6 +159,13 @@ fn what_each_option_means() {
         libaio.notes,
         ["without effect: ioengine=libaio (io_uring is used)"]
     );
+    assert!(!one("ioengine=io_uring").passthrough);
+    let through = one("ioengine=io_uring_cmd\ncmd_type=nvme\niodepth=8\nhipri");
+    assert!(through.passthrough && through.polled);
+    assert_eq!((through.engine, through.workload.depth), (Choice::Uring, 8));
+    // fio's default; and what is sent to a drive goes through no cache.
+    let file = jobs("[x]\nfilename=/dev/ng0n1\nioengine=io_uring_cmd");
+    assert!(file.jobs[0].passthrough);
     let steady = one("ss=bw_slope:1%\nss_dur=20\nss_ramp=5")
         .limits
         .steady_state
@@ -197,6 +204,11 @@ fn what_is_refused() {
             "hipri",
             "line 1: [x] has hipri and an engine that does not poll",
         ),
+        (
+            "ioengine=io_uring_cmd\nrw=randwrite",
+            "line 1: [x] has ioengine=io_uring_cmd and writes: only reads",
+        ),
+        ("cmd_type=scsi", "cmd_type=scsi: only nvme is supported"),
         ("direct=0", "fio would go through the page cache"),
         ("buffered=1", "fio would go through the page cache"),
         ("filename=/dev/a:/dev/b", "one device or file"),

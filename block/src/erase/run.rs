@@ -17,6 +17,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::stat::{major, minor};
 
 use super::course::{Queue, Zeroed};
+use super::secure::kernel::AdminCommand;
 use super::secure::{
     Abilities, Chosen, IDENTIFY_BYTES, Identify, SANITIZE_LOG_BYTES, Sanitized, Secure,
     SecureError, Secured, answered, sanitize_log,
@@ -24,7 +25,7 @@ use super::secure::{
 use super::{Course, Limiter, Method, Piece, Range, Warrant};
 use crate::bulk::{Bulk, BulkError};
 use crate::clock::Clock;
-use crate::sys::{self, AdminCommand};
+use crate::sys;
 use crate::uring::RingFlags;
 
 /// `FALLOC_FL_WRITE_ZEROES`, which the C library's headers do not name yet (kernel-notes/12).
@@ -257,7 +258,7 @@ impl Eraser {
     }
 
     fn namespace(&self) -> Result<u32, SecureError> {
-        match sys::nvme_namespace(self.file.as_fd()) {
+        match sys::namespace_id(self.file.as_fd()) {
             Ok(id) => Ok(id),
             Err(Errno::ENOTTY) => Err(SecureError::NotNvme),
             Err(errno) => Err(SecureError::Command("the namespace's number", errno.into())),

@@ -13,12 +13,14 @@
 //!
 //! Source: NVM Express Base Specification 2.0, Identify (5.17), Format NVM (5.14), Sanitize (5.24), Sanitize Status (5.16.1.20).
 
-use std::fmt;
 use std::io;
 
 use nix::errno::Errno;
 
-use crate::sys::AdminCommand;
+use crate::error::NvmeStatus;
+
+pub(crate) mod kernel;
+use kernel::AdminCommand;
 
 /// Bytes of an Identify data structure.
 pub(crate) const IDENTIFY_BYTES: usize = 4096;
@@ -92,8 +94,8 @@ pub enum SecureError {
     #[error("{0}")]
     Command(&'static str, #[source] io::Error),
     /// The drive answered with an error.
-    #[error("{0}: the drive answers {1}")]
-    Status(&'static str, Status),
+    #[error("{0}: {1}")]
+    Status(&'static str, NvmeStatus),
     /// Sanitize began, and failed. The drive answers nothing until another one succeeds.
     #[error("the drive's last Sanitize failed")]
     Failed,
@@ -107,31 +109,6 @@ impl SecureError {
             self,
             Self::NotNvme | Self::Partition | Self::Lacks(_) | Self::Namespaces(_)
         )
-    }
-}
-
-/// An NVMe status: status code type and status code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Status(pub u16);
-
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let word = match self.0 & 0x7ff {
-            0x001 => "invalid command opcode",
-            0x002 => "invalid field in command",
-            0x006 => "internal error",
-            0x007 => "command aborted",
-            0x00b => "invalid namespace or format",
-            0x01c => "sanitize failed",
-            0x01d => "sanitize in progress",
-            0x020 => "namespace is write protected",
-            0x082 => "namespace not ready",
-            0x084 => "format in progress",
-            0x10a => "invalid format",
-            0x10b => "firmware activation requires a reset",
-            _ => "an error",
-        };
-        write!(f, "{word} (NVMe status 0x{:03x})", self.0 & 0x7ff)
     }
 }
 
@@ -334,7 +311,7 @@ impl Sanitized {
 pub(crate) fn answered(what: &'static str, answer: Result<u16, Errno>) -> Result<(), SecureError> {
     match answer {
         Ok(0) => Ok(()),
-        Ok(status) => Err(SecureError::Status(what, Status(status))),
+        Ok(status) => Err(SecureError::Status(what, NvmeStatus::new(status))),
         Err(Errno::ENOTTY) => Err(SecureError::NotNvme),
         Err(errno) => Err(SecureError::Command(what, errno.into())),
     }
@@ -449,7 +426,7 @@ mod tests {
         let told = |answer| answered("Format NVM", answer).unwrap_err().to_string();
         assert_eq!(
             told(Ok(0x10a)),
-            "Format NVM: the drive answers invalid format (NVMe status 0x10a)"
+            "Format NVM: NVMe status 1h/0ah: invalid format"
         );
         assert_eq!(told(Err(Errno::ENOTTY)), "it is no NVMe drive");
         assert!(answered("Format NVM", Ok(0)).is_ok());

@@ -55,6 +55,27 @@ pub(crate) struct DiskQuota {
     reserved: [u8; 10],
 }
 
+/// What `quotactl_fd` is asked: each reads or writes one [`DiskQuota`], which is what `sys` relies on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum QuotaCommand {
+    /// Limits and use of a project.
+    Get = 3,
+    /// Sets the limits of a project.
+    SetLimits = 4,
+    /// As `Get`, of the first project from this one on that has either.
+    GetNext = 9,
+}
+
+/// `PRJQUOTA`.
+const PROJECT_QUOTA: u32 = 2;
+
+impl QuotaCommand {
+    /// `QCMD` of the kernel's `Q_X…` command for projects.
+    pub(crate) const fn number(self) -> u32 {
+        (('X' as u32) << 8 | self as u32) << 8 | PROJECT_QUOTA
+    }
+}
+
 const _: () = assert!(size_of::<FileAttributes>() == 28 && size_of::<DiskQuota>() == 112);
 
 /// `FS_DQUOT_VERSION` and `FS_PROJ_QUOTA`.

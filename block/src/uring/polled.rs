@@ -15,7 +15,7 @@ use crate::error::{DeviceError, OpenError};
 use crate::target::{ReadOnly, Target};
 
 /// The read that tries it has so long.
-const TRIAL_NS: u64 = 2_000_000_000;
+pub(super) const TRIAL_NS: u64 = 2_000_000_000;
 
 /// How a ring learns that something has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
