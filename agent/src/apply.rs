@@ -181,7 +181,10 @@ impl Apply<'_> {
                 done_bytes,
                 total_bytes,
             } => self.erase(session, *done_bytes, *total_bytes),
-            Action::Verify => self.verify(session),
+            Action::Verify {
+                done_bytes,
+                total_bytes,
+            } => self.verify(session, *done_bytes, *total_bytes),
             Action::Clear => self.clear(session),
             Action::Unclaim => device::unclaim(session),
             Action::Format { device } => self.format(session, device),

@@ -277,13 +277,18 @@ fn rests(drive: &Drive) -> String {
     let status = drive.status.as_ref();
     match status.and_then(|status| status.progress.as_ref()) {
         Some(Progress {
-            step: Step::Erase,
+            step: step @ (Step::Erase | Step::Verify),
             done_bytes,
             total_bytes,
             ..
         }) if *total_bytes > 0 => {
             let (done, total) = (Bytes(*done_bytes), Bytes(*total_bytes));
-            format!("erasing rests at {done} of {total}")
+            let what = if *step == Step::Verify {
+                "reading back"
+            } else {
+                "erasing"
+            };
+            format!("{what} rests at {done} of {total}")
         }
         Some(_) | None => String::new(),
     }
@@ -349,12 +354,15 @@ fn from_erase(drive: &Drive, device: &Seen) -> Vec<Action> {
         done_bytes: 0,
         total_bytes: 0,
     });
-    actions.extend(from_verify(device));
+    actions.extend(from_verify(device, (0, 0)));
     actions
 }
 
-fn from_verify(device: &Seen) -> Vec<Action> {
-    let mut actions = vec![Action::Verify];
+fn from_verify(device: &Seen, (done_bytes, total_bytes): (u64, u64)) -> Vec<Action> {
+    let mut actions = vec![Action::Verify {
+        done_bytes,
+        total_bytes,
+    }];
     actions.extend(from_format(device));
     actions
 }
@@ -396,6 +404,9 @@ fn resumed(drive: &Drive, device: &Seen, file_system: bool) -> Vec<Action> {
         device: name(),
         resume: true,
     };
+    let cursor = progress.map_or((0, 0), |progress| {
+        (progress.done_bytes, progress.total_bytes)
+    });
     match progress.map(|progress| progress.step) {
         Some(Step::Mount | Step::Record | Step::Unmount) if file_system => {
             let mut actions = vec![Action::Mount {
@@ -420,16 +431,16 @@ fn resumed(drive: &Drive, device: &Seen, file_system: bool) -> Vec<Action> {
         }
         Some(Step::Verify) => {
             let mut actions = vec![check];
-            actions.extend(from_verify(device));
+            actions.extend(from_verify(device, cursor));
             actions
         }
         Some(Step::Erase) => {
             let erase = Action::Erase {
-                done_bytes: progress.map_or(0, |progress| progress.done_bytes),
-                total_bytes: progress.map_or(0, |progress| progress.total_bytes),
+                done_bytes: cursor.0,
+                total_bytes: cursor.1,
             };
             let mut actions = vec![check, erase];
-            actions.extend(from_verify(device));
+            actions.extend(from_verify(device, (0, 0)));
             actions
         }
         Some(Step::Check | Step::Claim | Step::Gate | Step::SecureErase) | None => {

@@ -2,7 +2,7 @@
 //! merge patch between two, so that nothing is written that is so already.
 
 use api::condition::{self, ConditionStatus, ConditionType};
-use api::drive::{DriveDevice, EraseVerify, ErasedProof, Progress};
+use api::drive::{DriveDevice, EraseVerify, ErasedProof, Progress, Step};
 use api::{Drive, DrivePhase, DriveStatus, LatencySummary, Reason};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
@@ -34,6 +34,9 @@ pub fn begun(drive: &Drive, status: &DriveStatus, action: &Action, now: Timestam
     status.reason = Some(reason);
     status.message.clear();
     status.incarnation.clone_from(&drive.metadata.uid);
+    if keeps_cursor(&status, action) {
+        return status;
+    }
     let (done_bytes, total_bytes) = action.cursor();
     let same = status
         .progress
@@ -49,6 +52,15 @@ pub fn begun(drive: &Drive, status: &DriveStatus, action: &Action, now: Timestam
         status.secure_erase_since.get_or_insert(now);
     }
     status
+}
+
+/// Whether it only looks at a device before going on with what was begun: who dies meanwhile goes on with that, too.
+fn keeps_cursor(status: &DriveStatus, action: &Action) -> bool {
+    let begun = status.progress.as_ref().map(|progress| progress.step);
+    let looks = matches!(action, Action::Check { resume: true, .. });
+    let looks_again = matches!(action, Action::CheckRemoval { .. })
+        && matches!(begun, Some(Step::Erase | Step::Verify));
+    (looks && begun.is_some()) || looks_again
 }
 
 fn mounts_only(drive: &Drive, action: &Action) -> bool {
@@ -80,6 +92,10 @@ pub fn after(mut status: DriveStatus, outcome: &Outcome, now: Timestamp) -> Driv
             bytes,
             level,
         } => {
+            // Nothing was left to do: it was done before an interruption, and how is known already.
+            if methods.is_empty() && status.erased.is_some() {
+                return status;
+            }
             status.erased = Some(ErasedProof {
                 method: methods.clone(),
                 bytes: *bytes,
@@ -243,6 +259,8 @@ pub fn merge_patch(old: &Value, new: &Value) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::testing::at;
+    use api::testing::noon;
     use serde_json::json;
 
     #[test]
@@ -273,6 +291,38 @@ mod tests {
         ];
         for (old, new, expected) in cases {
             assert_eq!(merge_patch(&old, &new), expected, "{old} to {new}");
+        }
+    }
+
+    /// Whoever dies while he looks at a device goes on where the one before him was.
+    #[test]
+    fn a_look_keeps_the_cursor() {
+        let look = |resume| Action::Check {
+            device: "a".to_owned(),
+            resume,
+        };
+        let removal = Action::CheckRemoval {
+            device: "a".to_owned(),
+        };
+        for (step, action, kept) in [
+            (Step::Erase, look(true), true),
+            (Step::Format, look(true), true),
+            (Step::Erase, look(false), false),
+            (Step::Erase, removal.clone(), true),
+            (Step::Verify, removal.clone(), true),
+            (Step::Format, removal, false),
+        ] {
+            let drive = at(step);
+            let status = drive.status.clone().unwrap_or_default();
+            let after = begun(&drive, &status, &action, noon());
+            let (step_now, bytes) = after.progress.map_or((Step::Claim, 0), |progress| {
+                (progress.step, progress.done_bytes)
+            });
+            assert_eq!(
+                (step_now == step, bytes == 512),
+                (kept, kept),
+                "{step:?} {action:?}"
+            );
         }
     }
 

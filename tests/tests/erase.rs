@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use api::drive::Step;
 use api::{Drive, DrivePhase, Reason};
 use block::claim::{CLAIM_BYTES, claim_offset};
 use block::erase::{
@@ -304,26 +305,30 @@ fn slow(test: &str) -> Option<(Machine, tempfile::TempDir)> {
     Some((machine, memory))
 }
 
-/// Bytes erased, while that is under way.
-fn cursor(drive: &Drive) -> Option<u64> {
+/// Bytes erased or read back, while that is under way.
+fn cursor(drive: &Drive, step: Step) -> Option<u64> {
     let progress = drive.status.as_ref()?.progress.as_ref()?;
-    (progress.step == api::drive::Step::Erase && progress.done_bytes > 0)
-        .then_some(progress.done_bytes)
+    (progress.step == step && progress.done_bytes > 0).then_some(progress.done_bytes)
 }
 
-fn erasing(machine: &Machine) -> u64 {
-    until("erasing to be under way", LIMIT, || {
-        cursor(&machine.drive(0)?)
+/// Waits until a step has done more than `bytes`, and says how many.
+fn beyond(machine: &Machine, step: Step, bytes: u64) -> u64 {
+    until("the step to be under way", LIMIT, || {
+        cursor(&machine.drive(0)?, step).filter(|done| *done > bytes)
     })
 }
 
+fn erasing(machine: &Machine) -> u64 {
+    beyond(machine, Step::Erase, 0)
+}
+
 /// Waits until a drive rests, sees that it does, and gives its cursor.
-fn resting(machine: &Machine) -> u64 {
+fn resting(machine: &Machine, step: Step) -> u64 {
     let rests = || {
         let drive = machine.drive(0)?;
         let status = drive.status.as_ref()?;
-        let said = status.message.contains("erasing rests at");
-        (status.reason == Some(Reason::Suspended) && said).then(|| cursor(&drive))?
+        let said = status.message.contains(" rests at ");
+        (status.reason == Some(Reason::Suspended) && said).then(|| cursor(&drive, step))?
     };
     let at = until("the drive to rest", LIMIT, rests);
     std::thread::sleep(Duration::from_millis(1500));
@@ -339,17 +344,14 @@ fn suspended_killed_and_resumed() {
     machine.ringpv(&["init", "drives.yaml", "--no-wait"]).ok();
     let before = erasing(&machine);
     machine.ringpv(&["suspend", "drives", "--all"]).ok();
-    let rested = resting(&machine);
+    let rested = resting(&machine, Step::Erase);
     assert!(before <= rested && rested < 520 * MIB);
     // Neither a death nor a restart changes that.
     machine.kill_agent();
     machine.start_agent();
-    assert_eq!(resting(&machine), rested);
+    assert_eq!(resting(&machine, Step::Erase), rested);
     machine.ringpv(&["resume", "drives", "--all"]).ok();
-    let goes_on = until("erasing to go on", LIMIT, || {
-        cursor(&machine.drive(0)?).filter(|done| *done > rested)
-    });
-    assert!(goes_on > rested, "it goes on from {rested}");
+    beyond(&machine, Step::Erase, rested);
     machine.kill_agent();
     machine.start_agent();
     let drive = machine.drive_in(0, DrivePhase::Ready);
@@ -376,6 +378,38 @@ fn suspended_killed_and_resumed() {
     });
     machine.ringpv(&["resume", "drives", "--all"]).ok();
     removal::end(&machine, 0, &drive);
+}
+
+/// Reading all of it back takes as long as erasing it did.
+#[test]
+fn reading_back_goes_on_from_its_cursor() {
+    let Some((mut machine, _memory)) = slow("reading_back_goes_on_from_its_cursor") else {
+        return;
+    };
+    let file = fs::read_to_string(machine.path("drives.yaml")).unwrap();
+    machine.write(
+        "drives.yaml",
+        &file.replace("verify: Sample", "verify: Full"),
+    );
+    machine.ringpv(&["init", "drives.yaml", "--no-wait"]).ok();
+    beyond(&machine, Step::Verify, 100 * MIB);
+    machine.ringpv(&["suspend", "drives", "--all"]).ok();
+    let rested = resting(&machine, Step::Verify);
+    machine.kill_agent();
+    machine.start_agent();
+    assert_eq!(resting(&machine, Step::Verify), rested);
+    machine.ringpv(&["resume", "drives", "--all"]).ok();
+    // The first that is seen of it is not its beginning.
+    let first = until("reading back to go on", LIMIT, || {
+        let drive = machine.drive(0)?;
+        let preparing = drive.status.as_ref()?.reason == Some(Reason::Preparing);
+        cursor(&drive, Step::Verify).filter(|_| preparing)
+    });
+    assert!(first >= rested, "{first} after {rested}");
+    let drive = machine.drive_in(0, DrivePhase::Ready);
+    let erased = drive.status.and_then(|status| status.erased).unwrap();
+    assert_eq!(erased.method, "zero-writes");
+    assert_eq!(erased.verified_bytes, erased.bytes);
 }
 
 #[test]

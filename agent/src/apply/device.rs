@@ -151,14 +151,22 @@ impl Apply<'_> {
         Ok(outcome)
     }
 
-    pub(super) fn verify(&self, session: &mut Session) -> Result<Outcome, Refusal> {
+    /// Reads back, from a cursor if it is one of what is to be read back now: the same places are drawn each time.
+    pub(super) fn verify(
+        &self,
+        session: &mut Session,
+        done_bytes: u64,
+        total_bytes: u64,
+    ) -> Result<Outcome, Refusal> {
         let verify = self.asked(session.removing).verify;
         let mut state = match session.verify.take() {
             Some(state) => state,
-            None => Verify {
-                ranges: self.to_verify(session, verify)?,
-                done_bytes: 0,
-            },
+            None => {
+                let ranges = self.to_verify(session, verify)?;
+                let same = total(&ranges) == total_bytes;
+                let done_bytes = if same { done_bytes } else { 0 };
+                Verify { ranges, done_bytes }
+            }
         };
         let hold = session.hold()?;
         let before = state.done_bytes;
@@ -180,7 +188,7 @@ impl Apply<'_> {
             state.done_bytes += part.bytes;
         }
         let done_bytes = state.done_bytes;
-        let total_bytes = state.ranges.iter().map(|range| range.bytes).sum();
+        let total_bytes = total(&state.ranges);
         if done_bytes == total_bytes {
             return Ok(Outcome::Verified {
                 bytes: done_bytes,
@@ -242,6 +250,10 @@ impl Apply<'_> {
             EraseMethod::Zero => Wanted::Zero,
         }
     }
+}
+
+fn total(ranges: &[Range]) -> u64 {
+    ranges.iter().map(|range| range.bytes).sum()
 }
 
 /// What came of it all.

@@ -34,8 +34,13 @@ pub enum Action {
         /// Bytes of the plan that was under way; 0 for a new one.
         total_bytes: u64,
     },
-    /// Read back.
-    Verify,
+    /// Read back, from a cursor.
+    Verify {
+        /// Bytes done.
+        done_bytes: u64,
+        /// Bytes that were to be read back then; 0 for a beginning.
+        total_bytes: u64,
+    },
     /// Zero the signature areas, because an interrupted mkfs may have written to them.
     Clear,
     /// Let go of the device and make the file system.
@@ -90,7 +95,7 @@ impl Action {
             Self::Gate => "gate",
             Self::SecureErase => "secure-erase",
             Self::Erase { .. } => "erase",
-            Self::Verify => "verify",
+            Self::Verify { .. } => "verify",
             Self::Clear => "clear",
             Self::Format { .. } => "format",
             Self::Mount { fresh: true, .. } => "first-mount",
@@ -112,6 +117,10 @@ impl Action {
         if let Self::Erase {
             done_bytes,
             total_bytes,
+        }
+        | Self::Verify {
+            done_bytes,
+            total_bytes,
         } = self
         {
             (*done_bytes, *total_bytes)
@@ -129,7 +138,7 @@ impl Action {
             Self::Gate => Some(Step::Gate),
             Self::SecureErase => Some(Step::SecureErase),
             Self::Erase { .. } | Self::Unclaim => Some(Step::Erase),
-            Self::Verify => Some(Step::Verify),
+            Self::Verify { .. } => Some(Step::Verify),
             Self::Clear | Self::Format { .. } => Some(Step::Format),
             Self::Mount { .. } => Some(Step::Mount),
             Self::Record | Self::Seal { .. } | Self::Relabel => Some(Step::Record),

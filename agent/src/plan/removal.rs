@@ -56,9 +56,17 @@ fn erasing(drive: &Drive, device: &str) -> Plan {
         .is_some_and(|removal| removal.erase.method.is_secure());
     let status = drive.status.as_ref();
     let removing = status.filter(|status| status.phase == DrivePhase::Removing && !secure);
-    let begun = removing
-        .and_then(|status| status.progress.as_ref())
-        .filter(|progress| progress.step == Step::Erase);
+    let begun = removing.and_then(|status| status.progress.as_ref());
+    let cursor = begun.map_or((0, 0), |begun| (begun.done_bytes, begun.total_bytes));
+    let erased = removing
+        .and_then(|status| status.erased.as_ref())
+        .map_or(0, |erased| erased.bytes);
+    // What was erased to its end is not erased again, if that is what is asked for still: the cursor stands at its end.
+    let (erase, verify) = match begun.map(|begun| begun.step) {
+        Some(Step::Erase) => (cursor, (0, 0)),
+        Some(Step::Verify) => ((erased, erased), cursor),
+        _ => ((0, 0), (0, 0)),
+    };
     let mut actions = vec![Action::CheckRemoval {
         device: device.to_owned(),
     }];
@@ -67,10 +75,13 @@ fn erasing(drive: &Drive, device: &str) -> Plan {
     }
     actions.extend([
         Action::Erase {
-            done_bytes: begun.map_or(0, |progress| progress.done_bytes),
-            total_bytes: begun.map_or(0, |progress| progress.total_bytes),
+            done_bytes: erase.0,
+            total_bytes: erase.1,
         },
-        Action::Verify,
+        Action::Verify {
+            done_bytes: verify.0,
+            total_bytes: verify.1,
+        },
         Action::Unclaim,
         Action::DropFinalizer,
     ]);

@@ -1,6 +1,6 @@
 //! The rows of `plan.rs` for drives that erase their cells themselves.
 
-use api::drive::{Erase, EraseMethod, EraseVerify, Removal};
+use api::drive::{Erase, EraseLevel, EraseMethod, EraseVerify, ErasedProof, Removal};
 use api::testing::noon;
 
 use super::testing::*;
@@ -69,6 +69,35 @@ fn what_erases_its_cells_while_it_is_made() {
         ));
     }
     check(rows);
+}
+
+/// The same without a secure erase: neither what is erased nor what is read back is done a second time.
+#[test]
+fn an_erasing_removal_goes_on_from_both_its_cursors() {
+    let cursors = |step: Step| {
+        let drive = but(deleted(at(step)), |drive| {
+            let erase = Erase::default();
+            drive.spec.removal = Some(Removal { erase });
+            let status = drive.status.get_or_insert_default();
+            status.phase = DrivePhase::Removing;
+            status.erased = Some(ErasedProof {
+                method: "punch-hole".to_owned(),
+                bytes: 4096,
+                verified_bytes: 0,
+                verify: EraseVerify::None,
+                level: EraseLevel::Logical,
+                at: noon(),
+            });
+        });
+        let Plan::Do(actions) = plan(&drive, &claimed(Formatted), &site()) else {
+            panic!("nothing to do");
+        };
+        let cursors: Vec<_> = actions[1..3].iter().map(Action::cursor).collect();
+        cursors
+    };
+    assert_eq!(cursors(Step::Check), [(0, 0), (0, 0)]);
+    assert_eq!(cursors(Step::Erase), [(512, 1024), (0, 0)]);
+    assert_eq!(cursors(Step::Verify), [(4096, 4096), (512, 1024)]);
 }
 
 #[test]

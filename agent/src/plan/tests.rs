@@ -194,6 +194,10 @@ fn an_interrupted_preparation_goes_on() {
         panic!("nothing to do");
     };
     assert_eq!(actions[1].cursor(), (512, 1024));
+    let Plan::Do(actions) = plan(&at(Step::Verify), &claimed(false), &site()) else {
+        panic!("nothing to do");
+    };
+    assert_eq!(actions[1].cursor(), (512, 1024), "of reading back, too");
 }
 
 #[test]
