@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use api::{Drive, DrivePhase, StorageNode, Volume};
@@ -17,7 +18,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use crate::command::{Outcome, now, ours, program, run, until, wait};
+use crate::command::{Outcome, now, ours, program, run, wait};
 use crate::csi::Csi;
 use crate::loopdev::{LoopDevice, mounts, unmount};
 
@@ -496,10 +497,19 @@ impl Machine {
     /// When it is not in time.
     pub fn drive_in(&self, index: usize, phase: DrivePhase) -> Drive {
         let what = format!("the drive on {} to be {phase:?}", self.device(index));
-        until(&what, LIMIT, || {
-            let drive = self.drive(index)?;
-            (drive.status.as_ref()?.phase == phase).then_some(drive)
-        })
+        let end = now() + LIMIT;
+        loop {
+            let drive = self.drive(index);
+            let status = drive.as_ref().and_then(|drive| drive.status.as_ref());
+            if let (Some(drive), true) = (&drive, status.is_some_and(|it| it.phase == phase)) {
+                return drive.clone();
+            }
+            assert!(
+                now() < end,
+                "waited {LIMIT:?} in vain for {what}: {status:#?}"
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// A Volume by its name, where there is one.

@@ -21,6 +21,8 @@ const HEAD_BYTES: u64 = 4096;
 
 impl Apply<'_> {
     pub(super) fn format(&self, session: &mut Session, device: &str) -> Result<Outcome, Refusal> {
+        // What it was left with is not what it will hold.
+        self.begin(session)?;
         let size = session.hold()?.device.size_bytes();
         let size_bytes = claim_offset(size).unwrap_or_default();
         session.let_go();
