@@ -230,6 +230,7 @@ const CONTESTS: &[(&str, Make)] = &[
     ("randread-1", transfers::single_reads),
     ("randread-32", |lab| transfers::random_reads(lab, 32)),
     ("randread-128", |lab| transfers::random_reads(lab, 128)),
+    ("passthrough-32", |lab| transfers::passthrough(lab, 32)),
     ("nop", transfers::no_ops),
     ("write-8", |lab| transfers::writes(lab, 8)),
     ("write-32", |lab| transfers::writes(lab, 32)),

@@ -28,16 +28,22 @@ pub(crate) fn erase_all(args: &Erase, cancel: &AtomicBool) -> anyhow::Result<Exi
             Usage("give one --fingerprint for each device, in the same order".into()).into(),
         );
     }
-    let mut words = args.fingerprint.iter();
-    // All are permitted and held before the first is written to.
-    let mut held = Vec::with_capacity(args.devices.len());
-    for path in &args.devices {
-        held.push(permit::writable(
-            path,
-            false,
-            words.next().map(String::as_str),
-        )?);
-    }
+    // All are permitted and held before the first is written to. Each is looked at twice: at once with the others, or
+    // many fast drives would wait for that longer than for being zeroed.
+    let held: Vec<Target<ReadWrite>> = std::thread::scope(|scope| {
+        let mut words = args.fingerprint.iter().map(String::as_str);
+        let looks: Vec<_> = args
+            .devices
+            .iter()
+            .map(|path| (path, words.next()))
+            .map(|(path, word)| scope.spawn(move || permit::writable(path, false, word)))
+            .collect();
+        let permitted = looks.into_iter().map(|look| match look.join() {
+            Ok(permitted) => permitted,
+            Err(_) => Err(anyhow::anyhow!("a device's thread ended unexpectedly")),
+        });
+        permitted.collect::<anyhow::Result<_>>()
+    })?;
     let backend = block::probe_backend(args.engine.real().unwrap_or_default())?;
     let limiter = Arc::new(Limiter::new(args.rate));
     let shown = Mutex::new(std::io::stdout());

@@ -9,8 +9,8 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
-use std::sync::Arc;
 use std::sync::mpsc as answers;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use tokio::sync::mpsc;
@@ -46,7 +46,7 @@ pub struct BulkError {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verb {
-    /// Write zeroes, then flush.
+    /// Write zeroes.
     Zero,
     /// Look for a byte that is not zero.
     Find,
@@ -63,60 +63,59 @@ struct Job {
 pub struct Bulk {
     file: Arc<File>,
     limiter: Arc<Limiter>,
-    uring: Option<(RingFlags, mpsc::Sender<Job>)>,
+    uring: Option<RingFlags>,
+    /// Where the thread whose ring reads takes its jobs from; it begins with the first.
+    reader: Mutex<Option<mpsc::Sender<Job>>>,
 }
 
 impl Bulk {
     /// Over `file`, opened with `O_DIRECT`, at the pace of `limiter`. By io_uring with the flags that
-    /// [`probe_backend`](crate::probe_backend) found, else by threads; the ring that reads has a thread that starts now,
-    /// and ends when this is dropped.
-    pub fn new(
-        file: Arc<File>,
-        uring: Option<RingFlags>,
-        limiter: Arc<Limiter>,
-    ) -> io::Result<Self> {
-        let uring = match uring {
-            Some(flags) => {
-                let (sender, jobs) = mpsc::channel(QUEUED_MAX);
-                let (target, limiter) = (file.try_clone()?, Arc::clone(&limiter));
-                thread::Builder::new()
-                    .name("bulk".to_owned())
-                    .spawn(move || tokio_uring::start(serve(target, limiter, jobs)))?;
-                Some((flags, sender))
-            }
-            None => None,
-        };
-        Ok(Self {
+    /// [`probe_backend`](crate::probe_backend) found, else by threads.
+    pub fn new(file: Arc<File>, uring: Option<RingFlags>, limiter: Arc<Limiter>) -> Self {
+        Self {
             file,
             limiter,
             uring,
-        })
+            reader: Mutex::default(),
+        }
     }
 
-    /// Writes zeroes over `range` and flushes the device.
+    /// Writes zeroes over `range`. Without a flush: who writes much flushes once.
     pub fn zero(&self, range: Range) -> Result<(), BulkError> {
-        let written = match &self.uring {
-            Some((flags, _)) => zeroes::write(&self.file, range, *flags, &self.limiter),
-            None => return by_threads(&self.file, &self.limiter, Verb::Zero, range).map(drop),
+        let by_threads = || by_threads(&self.file, &self.limiter, Verb::Zero, range).map(drop);
+        let Some(flags) = self.uring else {
+            return by_threads();
         };
-        match written {
-            Ok(()) => self
-                .file
-                .sync_data()
-                .map_err(|source| Verb::Zero.failed(range, source)),
+        match zeroes::write(&self.file, range, flags, &self.limiter) {
+            Ok(()) => Ok(()),
             // No more memory may be locked: it goes without.
-            Err((_, source)) if source.raw_os_error() == Some(libc::ENOMEM) => {
-                by_threads(&self.file, &self.limiter, Verb::Zero, range).map(drop)
-            }
+            Err((_, source)) if source.raw_os_error() == Some(libc::ENOMEM) => by_threads(),
             Err((part, source)) => Err(Verb::Zero.failed(part, source)),
         }
     }
 
+    /// The thread that reads, which ends when this is dropped. Most that are zeroed are never read back.
+    fn reader(&self) -> io::Result<mpsc::Sender<Job>> {
+        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sender) = &*reader {
+            return Ok(sender.clone());
+        }
+        let (sender, jobs) = mpsc::channel(QUEUED_MAX);
+        let (target, limiter) = (self.file.try_clone()?, Arc::clone(&self.limiter));
+        thread::Builder::new()
+            .name("bulk".to_owned())
+            .spawn(move || tokio_uring::start(serve(target, limiter, jobs)))?;
+        Ok(reader.insert(sender).clone())
+    }
+
     /// The offset of the first byte of `range` that is not zero.
     pub fn find_nonzero(&self, range: Range) -> Result<Option<u64>, BulkError> {
-        let Some((_, jobs)) = &self.uring else {
+        if self.uring.is_none() {
             return by_threads(&self.file, &self.limiter, Verb::Find, range);
-        };
+        }
+        let jobs = self
+            .reader()
+            .map_err(|source| Verb::Find.failed(range, source))?;
         let (answer, answered) = answers::channel();
         let ended = || io::Error::other("the thread of the large transfers ended");
         let gone = || Verb::Find.failed(range, ended());
@@ -270,7 +269,7 @@ fn by_threads(
     verb: Verb,
     range: Range,
 ) -> Result<Option<u64>, BulkError> {
-    let result = thread::scope(|scope| {
+    thread::scope(|scope| {
         let lanes: Vec<_> = (0..LANES)
             .map(|lane| scope.spawn(move || by_thread(file, limiter, verb, range, lane)))
             .collect();
@@ -280,12 +279,7 @@ fn by_threads(
             result = earliest(result, lane.join().unwrap_or_else(|_| lost()));
         }
         result
-    })?;
-    if verb == Verb::Zero {
-        file.sync_data()
-            .map_err(|source| verb.failed(range, source))?;
-    }
-    Ok(result)
+    })
 }
 
 fn by_thread(
@@ -373,7 +367,7 @@ mod tests {
                 .write(true)
                 .open(file.path())
                 .unwrap();
-            let bulk = Bulk::new(Arc::new(direct), uring, limiter).unwrap();
+            let bulk = Bulk::new(Arc::new(direct), uring, limiter);
             let range = Range {
                 offset: MIB,
                 bytes: 17 * MIB + 4096,
@@ -408,7 +402,7 @@ mod tests {
         for (uring, limiter) in ways() {
             let reading = tempfile::NamedTempFile::new().unwrap();
             let reading = Arc::new(File::open(reading.path()).unwrap());
-            let bulk = Bulk::new(reading, uring, limiter).unwrap();
+            let bulk = Bulk::new(reading, uring, limiter);
             let error = bulk.zero(all).unwrap_err();
             assert_eq!(error.source.raw_os_error(), Some(libc::EBADF), "{uring:?}");
         }
@@ -416,7 +410,6 @@ mod tests {
         for (uring, limiter) in ways() {
             let handle = Arc::new(file.reopen().unwrap());
             let error = Bulk::new(handle, uring, limiter)
-                .unwrap()
                 .find_nonzero(Range {
                     offset: 0,
                     bytes: 4096,

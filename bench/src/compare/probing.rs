@@ -76,9 +76,14 @@ fn peer(name: &'static str, tool: &str, words: Vec<Vec<String>>) -> Side {
     Side::new(name, move || Ok(run(&programs, Order::InTurn)?.0))
 }
 
-/// All devices of a large machine.
+/// All devices of a large machine, or those that are given.
 pub(super) fn all(lab: &Lab) -> anyhow::Result<Contest> {
-    let devices = lab.many(MANY, DEVICE_BYTES, hold_something)?;
+    let given = lab.given.iter().map(|device| device.path.clone());
+    let mut devices: Vec<PathBuf> = given.collect();
+    if devices.is_empty() {
+        devices = lab.many(MANY, DEVICE_BYTES, hold_something)?;
+    }
+    let count = devices.len();
     let each: Vec<Vec<String>> = devices
         .iter()
         // A blank device is a failure to it, which is no failure here.
@@ -93,14 +98,14 @@ pub(super) fn all(lab: &Lab) -> anyhow::Result<Contest> {
         })
         .collect();
     let row = |name: &str, peer, goal| Row {
-        name: format!("probe-256/{name}"),
+        name: format!("probe-{count}/{name}"),
         peer,
         measure: Measure::Wall,
         goal: Goal::AtLeast(goal),
     };
     let (blkid, single, lsblk) = ("blkid of all", "blkid -p of each", "lsblk -J -O");
     Ok(Contest {
-        what: format!("what {MANY} devices hold"),
+        what: format!("what {count} devices hold"),
         rows: vec![
             row("blkid", blkid, 20.0),
             row("blkid-each", single, 35.0),

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::figures::{Figures, Goal, Measure};
 use super::process::{Order, Program, find, run};
-use super::{Contest, Lab, Row, Side};
+use super::{Contest, Lab, Row, Side, Skipped};
 use crate::permit;
 
 /// Bytes of a device in memory that is read at random.
@@ -75,6 +75,46 @@ pub(super) fn single_reads(lab: &Lab) -> anyhow::Result<Contest> {
             goal: Goal::Within(0.85, 1.05),
         }],
         sides: vec![ours(lab, &job)?, fio(lab, "fio, tuned", &job, TUNED)?],
+    })
+}
+
+/// The same by an NVMe drive's own commands, beside fio's and beside its block device.
+pub(super) fn passthrough(lab: &Lab, depth: u32) -> anyhow::Result<Contest> {
+    let device = lab.given.first().map(|device| device.path.as_path());
+    let own = device.and_then(|path| path.file_name()?.to_str()?.strip_prefix("nvme"));
+    let generic = own.map(|rest| Path::new("/dev").join(format!("ng{rest}")));
+    let (Some(device), Some(generic)) = (device, generic) else {
+        anyhow::bail!(Skipped("an NVMe drive has to be given".into()));
+    };
+    let blocks = Job::new(device, "randread", "4k", depth, lab.runtime);
+    let commands = Job {
+        generic: Some(generic.display().to_string()),
+        ..Job::new(device, "randread", "4k", depth, lab.runtime)
+    };
+    let by_blocks = "by blocks";
+    let row = |name: &str, peer, measure, goal| Row {
+        name: format!("passthrough-{depth}/{name}"),
+        peer,
+        measure,
+        goal,
+    };
+    let fio_name = "fio, io_uring_cmd";
+    Ok(Contest {
+        what: format!("random reads of 4 KiB by commands of the drive, depth {depth}"),
+        rows: vec![
+            row("iops", fio_name, Measure::Iops, Goal::AtLeast(1.0)),
+            row("cpu", fio_name, Measure::Cpu, Goal::AtMost(0.80)),
+            row("iops-blocks", by_blocks, Measure::Iops, Goal::AtLeast(1.0)),
+            row("cpu-blocks", by_blocks, Measure::Cpu, Goal::AtMost(1.0)),
+        ],
+        sides: vec![
+            ours(lab, &commands)?,
+            fio(lab, fio_name, &commands, TUNED)?,
+            Side {
+                name: by_blocks,
+                ..ours(lab, &blocks)?
+            },
+        ],
     })
 }
 
@@ -191,6 +231,8 @@ struct Job {
     block: &'static str,
     depth: u32,
     runtime: Duration,
+    /// The character device of the drive, where it is sent its own commands.
+    generic: Option<String>,
 }
 
 impl Job {
@@ -207,6 +249,7 @@ impl Job {
             block,
             depth,
             runtime,
+            generic: None,
         }
     }
 
@@ -217,9 +260,15 @@ impl Job {
             block,
             depth,
             runtime,
+            generic,
         } = self;
+        let (device, engine) = match generic {
+            // There is no page cache, and fio cannot open the character device past one.
+            Some(generic) => (generic, "io_uring_cmd --cmd_type=nvme"),
+            None => (device, "io_uring --direct=1"),
+        };
         words(&format!(
-            "--name=compare --filename={device} --ioengine=io_uring --direct=1 --rw={pattern} --bs={block} \
+            "--name=compare --filename={device} --ioengine={engine} --rw={pattern} --bs={block} \
              --iodepth={depth} --runtime={}ms --time_based --output-format=json --thread --lat_percentiles=1",
             runtime.as_millis()
         ))
@@ -232,9 +281,11 @@ impl Job {
             block,
             depth,
             runtime,
+            generic,
         } = self;
+        let way = generic.as_ref().map_or("", |_| "--passthrough");
         words(&format!(
-            "run {device} --engine uring --rw {pattern} --bs {block} --iodepth {depth} --runtime {}ms --json",
+            "run {device} --engine uring --rw {pattern} --bs {block} --iodepth {depth} --runtime {}ms --json {way}",
             runtime.as_millis()
         ))
     }
@@ -255,8 +306,14 @@ const TUNED: fn(u32) -> Vec<String> = |depth| {
 
 fn ours(lab: &Lab, job: &Job) -> anyhow::Result<Side> {
     let program = Program::new(&lab.own, job.ours()).on_processor(lab.processor)?;
+    let way = job.generic.as_ref().map(|it| format!("passthrough {it})"));
     Ok(Side::new("ours", move || {
         let (figures, said) = run(std::slice::from_ref(&program), Order::InTurn)?;
+        let goes = way.as_ref().is_none_or(|way| said.contains(way));
+        anyhow::ensure!(
+            goes,
+            "the drive took no commands: see ringpv-bench run --passthrough"
+        );
         by_report(figures, &said)
     }))
 }

@@ -119,7 +119,7 @@ impl Eraser {
             sysfs: Path::new("/sys/dev/block").join(&major_minor),
             major_minor,
             size_bytes: size_bytes.map_err(EraseError::NoDevice)?,
-            bulk: bulk.map_err(EraseError::NoDevice)?,
+            bulk,
             file,
             limiter,
             clock: Clock::start_plain(),

@@ -172,7 +172,7 @@ impl Namespace {
             Op::Write { .. } | Op::Flush => return None,
         };
         let len = u64::try_from(buffer.len()).ok()?;
-        let address = buffer.as_mut_ptr().addr() as u64;
+        let address = buffer.as_mut_ptr().expose_provenance() as u64;
         let command = read_command(self.id, self.sector_bytes, offset, len, address)?;
         let index = buffer
             .registered()

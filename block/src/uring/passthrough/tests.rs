@@ -1,4 +1,4 @@
-//! Commands, places and words of passthrough, without a drive.
+//! How a command is made, and what is never one. What a drive does with it is in `tests/tests/guest.rs`.
 
 use super::*;
 use crate::{Backend, Choice, Through, open_passthrough, probe_backend};
