@@ -29,6 +29,8 @@ mod vitals;
 
 /// A step that takes longer than this has hung: one piece of erasing, one mkfs, one mount with log recovery.
 const STEP_TIMEOUT: Duration = Duration::from_secs(600);
+/// The same for a drive that erases its cells: longer than the kernel waits for that command.
+const SECURE_TIMEOUT: Duration = Duration::from_secs(4 * 3600);
 /// Between two looks at a drive that nothing happened to.
 const LOOK_INTERVAL: Duration = Duration::from_secs(60);
 /// First and longest wait after a refusal that may pass by itself.
@@ -393,6 +395,11 @@ impl Task {
         mut session: Session,
         action: &Action,
     ) -> Result<(Session, Outcome), Stopped> {
+        let limit = if *action == Action::SecureErase {
+            SECURE_TIMEOUT
+        } else {
+            STEP_TIMEOUT
+        };
         let (ctx, drive, action) = (self.ctx.clone(), drive.clone(), action.clone());
         let status = Some(self.status.clone());
         let now = (self.ctx.clock)();
@@ -416,7 +423,7 @@ impl Task {
         };
         let (session, outcome) = self
             .worker
-            .run(Lane::Long, STEP_TIMEOUT, job)
+            .run(Lane::Long, limit, job)
             .await
             .map_err(unanswered)?;
         outcome
