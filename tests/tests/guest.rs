@@ -449,12 +449,12 @@ fn a_drive_is_read_by_commands_of_its_own() {
 
     // A drive's own word for what went wrong.
     guest.outside("fault", &["nvme0", "read"]);
-    let failed = guest.run("ringpv-bench run /dev/nvme0n1 --passthrough --ops 300");
+    // It is not always in force as soon as it is set.
     let words = "the first read says NVMe status 2h/81h: unrecovered read error";
-    assert!(
-        failed.code == Some(3) && failed.stdout.contains(words),
-        "{failed}"
-    );
+    guest.until("the drive's status is told", || {
+        let failed = guest.run("ringpv-bench run /dev/nvme0n1 --passthrough --ops 300");
+        failed.code == Some(3) && failed.stdout.contains(words)
+    });
 }
 
 #[test]
