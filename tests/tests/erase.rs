@@ -4,7 +4,7 @@
 #![cfg(test)]
 
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,6 +40,11 @@ impl Full {
         let device = LoopDevice::create(&path, SIZE);
         let whole = vec![0xa5; usize::try_from(SIZE).unwrap()];
         fs::write(device.path(), &whole).unwrap();
+        Self::over(device, limiter)
+    }
+
+    /// Whatever is on it.
+    fn over(device: LoopDevice, limiter: &Arc<Limiter>) -> Self {
         let held = File::options()
             .read(true)
             .write(true)
@@ -167,6 +172,26 @@ fn every_way_leaves_zeroes_and_the_claim() {
         ("zero-writes", true)
     );
     full.is_erased(&plan);
+}
+
+/// What a loop device's file did not take from the disk below, erasing does not take either.
+#[test]
+fn a_sparse_file_stays_sparse() {
+    if cannot("a_sparse_file_stays_sparse") {
+        return;
+    }
+    let disk = tempfile::tempdir().unwrap();
+    let path = disk.path().join("sparse");
+    let device = LoopDevice::create(&path, SIZE);
+    let sparse = Full::over(device, &Arc::new(Limiter::unlimited()));
+    assert!(!sparse.eraser.queue().one_command);
+    sparse
+        .erase(Course::new(Plan::new(Wanted::Auto, SIZE), 0))
+        .unwrap();
+    let taken = fs::metadata(&path).unwrap().blocks() * 512;
+    assert!(taken < MIB, "{taken} bytes of the disk");
+    let full = Full::on(disk.path(), "full", &Arc::new(Limiter::unlimited()));
+    assert!(full.eraser.queue().one_command);
 }
 
 #[test]

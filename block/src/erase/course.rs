@@ -47,8 +47,8 @@ pub struct Queue {
     /// `write_zeroes_unmap_max_bytes`: 0 on kernels before 6.17, and for devices that do not promise zeroes after unmapping.
     pub unmap_bytes_max: u64,
     /// Zeroing with and without unmapping is one command of this device (NVMe, virtio). On SCSI and through the device
-    /// mapper they are two, and a refusal of the one turns off both; the file system below a loop device keeps blocks for
-    /// what is zeroed without unmapping.
+    /// mapper they are two, and a refusal of the one turns off both. A loop device has it where its file has all of its
+    /// blocks: the file system below keeps blocks for what is zeroed without unmapping.
     pub one_command: bool,
 }
 

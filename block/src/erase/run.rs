@@ -32,8 +32,11 @@ use crate::uring::RingFlags;
 const WRITE_ZEROES: i32 = 0x80;
 
 /// Devices for which zeroing with and without unmapping is one command (NVMe, virtio). A loop device passes both on to a
-/// file system, and there ZERO_RANGE allocates every block that it zeroes: it would fill the disk below (kernel-notes/10).
+/// file system, and there ZERO_RANGE allocates every block that it zeroes: it would fill the disk below, unless it has
+/// all of them already (kernel-notes/10).
 const ONE_COMMAND: [&str; 2] = ["nvme", "vd"];
+/// Bytes of a block as `stat` counts them.
+const STAT_BLOCK_BYTES: u64 = 512;
 
 /// Between two looks at a Sanitize.
 const SANITIZE_LOOK: Duration = Duration::from_millis(250);
@@ -95,6 +98,8 @@ pub struct Eraser {
     major_minor: String,
     size_bytes: u64,
     sysfs: PathBuf,
+    /// See [`Queue::one_command`].
+    one_command: bool,
     clock: Clock,
 }
 
@@ -115,8 +120,12 @@ impl Eraser {
         let size_bytes = io::Seek::seek(&mut &*file, io::SeekFrom::End(0));
         let major_minor = format!("{}:{}", major(found.rdev()), minor(found.rdev()));
         let bulk = Bulk::new(Arc::clone(&file), uring, Arc::clone(&limiter));
+        let sysfs = Path::new("/sys/dev/block").join(&major_minor);
+        let name = kernel_name(&sysfs);
         Ok(Self {
-            sysfs: Path::new("/sys/dev/block").join(&major_minor),
+            one_command: ONE_COMMAND.iter().any(|kind| name.starts_with(kind))
+                || is_on_allocated_file(&sysfs),
+            sysfs,
             major_minor,
             size_bytes: size_bytes.map_err(EraseError::NoDevice)?,
             bulk,
@@ -187,7 +196,7 @@ impl Eraser {
     /// [`SecureError`].
     pub fn can_secure(&self, how: Secure) -> Result<Chosen, SecureError> {
         // Other drivers may take an NVMe request for one of their own (kernel-notes/16).
-        if !self.kernel_name().starts_with("nvme") {
+        if !kernel_name(&self.sysfs).starts_with("nvme") {
             return Err(SecureError::NotNvme);
         }
         if self.sysfs.join("partition").exists() {
@@ -250,13 +259,6 @@ impl Eraser {
         })
     }
 
-    /// `nvme0n1`; empty where sysfs does not say.
-    fn kernel_name(&self) -> String {
-        let place = std::fs::read_link(&self.sysfs).unwrap_or_default();
-        let name = place.file_name().unwrap_or_default();
-        name.to_string_lossy().into_owned()
-    }
-
     fn namespace(&self) -> Result<u32, SecureError> {
         match sys::namespace_id(self.file.as_fd()) {
             Ok(id) => Ok(id),
@@ -309,13 +311,26 @@ impl Eraser {
             let text = std::fs::read_to_string(self.sysfs.join("queue").join(name)).ok()?;
             text.trim().parse().ok()
         };
-        let name = self.kernel_name();
         Queue {
             zeroes_bytes_max: read("write_zeroes_max_bytes").unwrap_or(0),
             unmap_bytes_max: read("write_zeroes_unmap_max_bytes").unwrap_or(0),
-            one_command: ONE_COMMAND.iter().any(|kind| name.starts_with(kind)),
+            one_command: self.one_command,
         }
     }
+}
+
+/// `nvme0n1`; empty where sysfs does not say.
+fn kernel_name(sysfs: &Path) -> String {
+    let place = std::fs::read_link(sysfs).unwrap_or_default();
+    let name = place.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
+/// Whether it is a loop device over a file that has all of its blocks: nothing more is allocated for it.
+fn is_on_allocated_file(sysfs: &Path) -> bool {
+    let backing = std::fs::read_to_string(sysfs.join("loop/backing_file"));
+    let file = backing.and_then(|path| std::fs::metadata(path.trim_end()));
+    file.is_ok_and(|file| file.is_file() && file.blocks() * STAT_BLOCK_BYTES >= file.len())
 }
 
 /// What an erasure came to.
