@@ -55,6 +55,14 @@ async fn within<T>(
     }
 }
 
+/// An object as it is now.
+pub async fn get<K>(api: &Api<K>, name: &str) -> Result<K, WriteError>
+where
+    K: Clone + DeserializeOwned + std::fmt::Debug,
+{
+    within(name, api.get(name)).await
+}
+
 /// Merges `patch` into an object's status.
 pub async fn patch_status<K>(
     api: &Api<K>,

@@ -22,7 +22,7 @@
 
 use std::sync::Arc;
 
-use api::drive::{Progress, Step};
+use api::drive::{Erase, Progress, Step};
 use api::names::{FINALIZER_DEVICE, FINALIZER_PLACEMENT};
 use api::{Bytes, Drive, DrivePhase, Reason};
 use block::claim::{Claim, ClaimState};
@@ -32,9 +32,11 @@ use crate::probe::{Held, Seen};
 use crate::site::Site;
 
 mod action;
+mod preparing;
 mod removal;
 
 pub use action::Action;
+use preparing::{from_record, prepared, resumed};
 use removal::removal;
 
 /// Where a drive stands while there is nothing to do.
@@ -323,134 +325,6 @@ fn named(drive: &Drive, seen: &Observed) -> Plan {
     }
 }
 
-/// All steps of preparing.
-fn prepared(drive: &Drive, device: &Seen) -> Vec<Action> {
-    let mut actions = vec![
-        Action::Check {
-            device: device.facts.name.clone(),
-            resume: false,
-        },
-        Action::Claim,
-    ];
-    actions.extend(from_gate(drive, device));
-    actions
-}
-
-fn from_gate(drive: &Drive, device: &Seen) -> Vec<Action> {
-    let mut actions = Vec::new();
-    if drive.spec.gate.is_some() {
-        actions.push(Action::Gate);
-    }
-    actions.extend(from_erase(drive, device));
-    actions
-}
-
-fn from_erase(drive: &Drive, device: &Seen) -> Vec<Action> {
-    let mut actions = Vec::new();
-    if drive.spec.erase.method.is_secure() {
-        actions.push(Action::SecureErase);
-    }
-    actions.push(Action::Erase {
-        done_bytes: 0,
-        total_bytes: 0,
-    });
-    actions.extend(from_verify(device, (0, 0)));
-    actions
-}
-
-fn from_verify(device: &Seen, (done_bytes, total_bytes): (u64, u64)) -> Vec<Action> {
-    let mut actions = vec![Action::Verify {
-        done_bytes,
-        total_bytes,
-    }];
-    actions.extend(from_format(device));
-    actions
-}
-
-fn from_format(device: &Seen) -> Vec<Action> {
-    let name = || device.facts.name.clone();
-    let mut actions = vec![
-        Action::Format { device: name() },
-        Action::Mount {
-            device: name(),
-            fresh: true,
-        },
-    ];
-    actions.extend(from_record(device));
-    actions
-}
-
-fn from_record(device: &Seen) -> Vec<Action> {
-    let name = || device.facts.name.clone();
-    vec![
-        Action::Record,
-        Action::Seal { device: name() },
-        Action::Mount {
-            device: name(),
-            fresh: false,
-        },
-        Action::Attach,
-    ]
-}
-
-/// The steps that are left after an interruption. The step in the status had begun; none after it had.
-fn resumed(drive: &Drive, device: &Seen, file_system: bool) -> Vec<Action> {
-    let name = || device.facts.name.clone();
-    let progress = drive
-        .status
-        .as_ref()
-        .and_then(|status| status.progress.as_ref());
-    let check = Action::Check {
-        device: name(),
-        resume: true,
-    };
-    let cursor = progress.map_or((0, 0), |progress| {
-        (progress.done_bytes, progress.total_bytes)
-    });
-    match progress.map(|progress| progress.step) {
-        Some(Step::Mount | Step::Record | Step::Unmount) if file_system => {
-            let mut actions = vec![Action::Mount {
-                device: name(),
-                fresh: true,
-            }];
-            actions.extend(from_record(device));
-            actions
-        }
-        Some(Step::Mount | Step::Record | Step::Unmount | Step::Format) => {
-            let mut actions = vec![check, Action::Clear];
-            actions.extend(from_format(device));
-            actions
-        }
-        // What the drive did is known only to who asked it: it does so again.
-        Some(Step::SecureErase | Step::Erase | Step::Verify)
-            if drive.spec.erase.method.is_secure() =>
-        {
-            let mut actions = vec![check];
-            actions.extend(from_erase(drive, device));
-            actions
-        }
-        Some(Step::Verify) => {
-            let mut actions = vec![check];
-            actions.extend(from_verify(device, cursor));
-            actions
-        }
-        Some(Step::Erase) => {
-            let erase = Action::Erase {
-                done_bytes: cursor.0,
-                total_bytes: cursor.1,
-            };
-            let mut actions = vec![check, erase];
-            actions.extend(from_verify(device, (0, 0)));
-            actions
-        }
-        Some(Step::Check | Step::Claim | Step::Gate | Step::SecureErase) | None => {
-            let mut actions = vec![check];
-            actions.extend(from_gate(drive, device));
-            actions
-        }
-    }
-}
-
 fn id(drive: &Drive) -> &str {
     drive.metadata.name.as_deref().unwrap_or_default()
 }
@@ -475,6 +349,20 @@ pub fn was_in_use(drive: &Drive) -> bool {
         .status
         .as_ref()
         .is_some_and(|status| status.capacity.is_some())
+}
+
+/// How it is to be erased: for its removal, where it is to go.
+#[must_use]
+pub fn asked(drive: &Drive) -> Erase {
+    match &drive.spec.removal {
+        Some(removal) if is_deleting(drive) => removal.erase,
+        Some(_) | None => drive.spec.erase,
+    }
+}
+
+/// Whether a cursor is one of what is asked for now.
+fn is_of_what_is_asked(drive: &Drive, begun: &Progress) -> bool {
+    begun.method == Some(asked(drive).method) && begun.removal == is_deleting(drive)
 }
 
 /// Whether the drive was told to erase its cells, its claim with them, and the claim was not written again yet.

@@ -21,10 +21,8 @@ pub fn begun(drive: &Drive, status: &DriveStatus, action: &Action, now: Timestam
     let Some(step) = action.step() else {
         return status;
     };
-    let (phase, reason) = match (
-        drive.metadata.deletion_timestamp.is_some(),
-        mounts_only(drive, action),
-    ) {
+    let is_going = drive.metadata.deletion_timestamp.is_some();
+    let (phase, reason) = match (is_going, mounts_only(drive, action)) {
         (true, _) => (DrivePhase::Removing, Reason::Removing),
         // A remount of a drive that was in use shows nothing: it is done before anybody could read it.
         (false, true) => return status,
@@ -46,6 +44,8 @@ pub fn begun(drive: &Drive, status: &DriveStatus, action: &Action, now: Timestam
         step,
         done_bytes,
         total_bytes,
+        method: Some(crate::plan::asked(drive).method),
+        removal: is_going,
         since: same.map_or(now, |progress| progress.since),
     });
     if *action == Action::SecureErase {
@@ -56,11 +56,11 @@ pub fn begun(drive: &Drive, status: &DriveStatus, action: &Action, now: Timestam
 
 /// Whether it only looks at a device before going on with what was begun: who dies meanwhile goes on with that, too.
 fn keeps_cursor(status: &DriveStatus, action: &Action) -> bool {
-    let begun = status.progress.as_ref().map(|progress| progress.step);
     let looks = matches!(action, Action::Check { resume: true, .. });
-    let looks_again = matches!(action, Action::CheckRemoval { .. })
-        && matches!(begun, Some(Step::Erase | Step::Verify));
-    (looks && begun.is_some()) || looks_again
+    let looks_again = matches!(action, Action::CheckRemoval { .. });
+    status.progress.as_ref().is_some_and(|begun| {
+        looks || looks_again && begun.removal && matches!(begun.step, Step::Erase | Step::Verify)
+    })
 }
 
 fn mounts_only(drive: &Drive, action: &Action) -> bool {
@@ -122,6 +122,7 @@ fn attach(status: &mut DriveStatus, attached: &Attached, now: Timestamp) {
     status.reason = Some(Reason::Ready);
     status.message.clear();
     status.progress = None;
+    status.secure_erase_since = None;
     set_capacity(status, attached.capacity);
     ready(status, ConditionStatus::True, Reason::Ready, "", now);
     let (enforced, reason) = if attached.quota_enforced {
@@ -182,6 +183,10 @@ pub fn refused(
         message: refusal.message.clone(),
     };
     stood(&mut status, &standing, now);
+    // What does not read as zero is erased anew, not read once more.
+    if refusal.reason == Reason::VerifyFailed {
+        status.progress = None;
+    }
     status
 }
 
@@ -310,10 +315,13 @@ mod tests {
             (Step::Erase, look(false), false),
             (Step::Erase, removal.clone(), true),
             (Step::Verify, removal.clone(), true),
-            (Step::Format, removal, false),
+            (Step::Format, removal.clone(), false),
         ] {
             let drive = at(step);
-            let status = drive.status.clone().unwrap_or_default();
+            let mut status = drive.status.clone().unwrap_or_default();
+            if let Some(progress) = &mut status.progress {
+                progress.removal = action == removal;
+            }
             let after = begun(&drive, &status, &action, noon());
             let (step_now, bytes) = after.progress.map_or((Step::Claim, 0), |progress| {
                 (progress.step, progress.done_bytes)

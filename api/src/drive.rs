@@ -418,6 +418,12 @@ pub struct Progress {
     /// Bytes in all; 0 where the step has no bytes.
     #[serde(default)]
     pub total_bytes: u64,
+    /// The method of erasing that the cursor is of. A person may ask for another one, and then it begins anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<EraseMethod>,
+    /// It is of a removal: what was erased before the drive was in use is not what is to be erased now.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub removal: bool,
     /// When the step began.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub since: Timestamp,

@@ -48,7 +48,7 @@ pub(crate) struct Probe {
     pub(crate) deadline: Duration,
     /// auto, uring or threads
     #[arg(long, default_value = "auto")]
-    pub(crate) engine: Engine,
+    pub(crate) engine: RealEngine,
     /// A line of JSON for each
     #[arg(long)]
     pub(crate) json: bool,
@@ -84,7 +84,7 @@ pub(crate) struct Erase {
     pub(crate) rate: Option<u64>,
     /// auto, uring or threads
     #[arg(long, default_value = "auto")]
-    pub(crate) engine: Engine,
+    pub(crate) engine: RealEngine,
 }
 
 /// Ways to erase.
@@ -307,6 +307,28 @@ pub(crate) enum Engine {
     Null,
     /// A simulated drive in virtual time
     Sim,
+}
+
+/// Engines that there are for a device: none that only pretends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RealEngine {
+    /// io_uring where it works, else threads
+    #[default]
+    Auto,
+    /// io_uring or nothing
+    Uring,
+    /// pread and pwrite on threads
+    Threads,
+}
+
+impl From<RealEngine> for Choice {
+    fn from(engine: RealEngine) -> Self {
+        match engine {
+            RealEngine::Auto => Self::Auto,
+            RealEngine::Uring => Self::Uring,
+            RealEngine::Threads => Self::Threads,
+        }
+    }
 }
 
 impl Engine {

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use block::random::Random;
+use block::{ReadOnly, Target};
 use serde_json::{Value, json};
 
 use crate::args::Compare;
@@ -64,6 +65,19 @@ impl Side {
         }
     }
 
+    /// The same, but it writes to devices. Each was permitted by its own word at the beginning, and holds since what this
+    /// run writes: before each round it is made sure that it is still that device, and that nobody has begun to use it.
+    fn writing_to(self, devices: &[Device]) -> Self {
+        let Ok(mut run) = self.run else {
+            return self;
+        };
+        let devices = devices.to_vec();
+        Self::new(self.name, move || {
+            devices.iter().try_for_each(Device::refuse_another)?;
+            run()
+        })
+    }
+
     fn missing(name: &'static str, program: &str) -> Self {
         Self {
             name,
@@ -91,9 +105,51 @@ struct Lab {
 #[derive(Clone, Debug)]
 struct Device {
     path: PathBuf,
-    fingerprint: String,
+    /// What it is; empty where nobody permitted to write to it.
+    identity: String,
+    size_bytes: u64,
     /// A file of random bytes as long as the device, for those that are written over between two rounds.
     pattern: PathBuf,
+}
+
+impl Device {
+    /// One of our own.
+    fn made(made: &Loop, size_bytes: u64) -> anyhow::Result<Self> {
+        Ok(Self {
+            identity: permit::identity_of(&made.path)?,
+            path: made.path.clone(),
+            size_bytes,
+            pattern: PathBuf::new(),
+        })
+    }
+
+    /// One that was given; it may be written to, if its word was given too.
+    fn given(path: &Path, word: Option<&str>) -> anyhow::Result<Self> {
+        let target = Target::<ReadOnly>::open(path)?;
+        let identity = match word {
+            Some(_) => {
+                permit::writable(path, false, word)?;
+                permit::identity_of(path)?
+            }
+            None => String::new(),
+        };
+        Ok(Self {
+            path: path.to_path_buf(),
+            identity,
+            size_bytes: target.geometry().size_bytes,
+            pattern: PathBuf::new(),
+        })
+    }
+
+    fn refuse_another(&self) -> anyhow::Result<()> {
+        let now = permit::identity_of(&self.path)?;
+        anyhow::ensure!(
+            now == self.identity,
+            "{} is another device than at the beginning: nothing more is written",
+            self.path.display()
+        );
+        permit::refuse_in_use(&self.path)
+    }
 }
 
 impl Lab {
@@ -112,27 +168,20 @@ impl Lab {
     /// A device to write to.
     fn writable(&self, bytes: u64) -> anyhow::Result<Device> {
         match self.given.first() {
-            Some(device) if device.fingerprint.is_empty() => {
+            Some(device) if device.identity.is_empty() => {
                 anyhow::bail!(Skipped(format!(
                     "writes to {}: not without its --fingerprint",
                     device.path.display()
                 )))
             }
-            Some(device) => {
-                permit::writable(&device.path, false, Some(&device.fingerprint))?;
-                Ok(device.clone())
-            }
+            Some(device) => Ok(device.clone()),
             None => self.own_device(bytes, Fill::Random),
         }
     }
 
     fn own_device(&self, bytes: u64, fill: Fill) -> anyhow::Result<Device> {
         let made = ground::make(Under::Memory, bytes, fill, |_| Ok(()))?;
-        let device = Device {
-            fingerprint: permit::fingerprint(&made.path)?,
-            path: made.path.clone(),
-            pattern: PathBuf::new(),
-        };
+        let device = Device::made(&made, bytes)?;
         self.keep(made);
         Ok(device)
     }
@@ -176,10 +225,13 @@ impl Lab {
                 ))
             );
             anyhow::ensure!(
-                self.given
-                    .iter()
-                    .all(|device| !device.fingerprint.is_empty()),
+                self.given.iter().all(|device| !device.identity.is_empty()),
                 Skipped("writes to devices: not without their --fingerprint".into())
+            );
+            // What both sides do has to be the same.
+            anyhow::ensure!(
+                self.given.iter().all(|device| device.size_bytes == bytes),
+                Skipped(format!("devices of {bytes} bytes are needed"))
             );
         }
         let pattern = ground::pattern(bytes)?;
@@ -189,17 +241,8 @@ impl Lab {
         if devices.is_empty() {
             for _ in 0..count {
                 let made = ground::make(under, bytes, Fill::Holes, |_| Ok(()))?;
-                devices.push(Device {
-                    path: made.path.clone(),
-                    fingerprint: permit::fingerprint(&made.path)?,
-                    pattern: PathBuf::new(),
-                });
+                devices.push(Device::made(&made, bytes)?);
                 self.keep(made);
-            }
-        } else {
-            // Each was named by a person who had looked at it; from here on it holds what this run writes.
-            for device in &devices {
-                permit::writable(&device.path, false, Some(&device.fingerprint))?;
             }
         }
         for device in &mut devices {
@@ -326,12 +369,11 @@ impl Compare {
             )
             .into());
         }
-        let mut words = self.fingerprint.iter().cloned();
-        let given = self.devices.iter().map(|path| Device {
-            path: path.clone(),
-            fingerprint: words.next().unwrap_or_default(),
-            pattern: PathBuf::new(),
-        });
+        let mut words = self.fingerprint.iter().map(String::as_str);
+        let given = self.devices.iter();
+        let given: Vec<Device> = given
+            .map(|path| Device::given(path, words.next()))
+            .collect::<anyhow::Result<_>>()?;
         let path = self.t_io_uring.clone();
         if let Some(missing) = path.as_ref().filter(|path| !path.is_file()) {
             return Err(Usage(format!("--t-io-uring {}: no such file", missing.display())).into());
@@ -342,7 +384,7 @@ impl Compare {
             processor: self.processor,
             runtime: self.runtime,
             folder: self.dir.clone().unwrap_or_else(std::env::temp_dir),
-            given: given.collect(),
+            given,
             kept: std::cell::RefCell::default(),
         })
     }

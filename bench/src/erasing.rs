@@ -44,7 +44,7 @@ pub(crate) fn erase_all(args: &Erase, cancel: &AtomicBool) -> anyhow::Result<Exi
         });
         permitted.collect::<anyhow::Result<_>>()
     })?;
-    let backend = block::probe_backend(args.engine.real().unwrap_or_default())?;
+    let backend = block::probe_backend(args.engine.into())?;
     let limiter = Arc::new(Limiter::new(args.rate));
     let shown = Mutex::new(std::io::stdout());
     let failures: Vec<anyhow::Error> = std::thread::scope(|scope| {
@@ -196,7 +196,7 @@ mod tests {
             method: EraseHow::Auto,
             verify: EraseVerify::Sample,
             rate: None,
-            engine: crate::args::Engine::Auto,
+            engine: crate::args::RealEngine::Auto,
         };
         let refused = erase_all(&args, &AtomicBool::new(false)).unwrap_err();
         assert!(refused.to_string().contains("one --fingerprint for each"));

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use block::Choice;
 use block::probe::{Contents, ProbeError, Prober, Target};
 use nix::sys::stat::{major, minor};
 use serde_json::json;
@@ -25,7 +24,7 @@ pub(crate) fn probe(args: &Probe) -> anyhow::Result<ExitCode> {
 #[expect(clippy::disallowed_methods, reason = "the clock at the rim")]
 async fn all(args: &Probe) -> anyhow::Result<ExitCode> {
     let start = Instant::now();
-    let backend = block::probe_backend(args.engine.real().unwrap_or(Choice::Auto))?;
+    let backend = block::probe_backend(args.engine.into())?;
     let prober = Prober::start(matches!(backend, block::Backend::Uring { .. }))?;
     let mut probes = JoinSet::new();
     for path in &args.devices {

@@ -106,15 +106,7 @@ fn device(path: &Path, given: Option<&str>) -> anyhow::Result<Target<ReadWrite>>
     let seen = look(target.file(), path, size_bytes)?;
     seen.permit(path, given)?;
     drop(target);
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags((OFlag::O_DIRECT | OFlag::O_EXCL).bits())
-        .open(path)
-        .map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::EBUSY) => Refusal::InUse(path.into()).into(),
-            _ => anyhow::Error::new(error).context(format!("cannot open {}", path.display())),
-        })?;
+    let file = held(path)?;
     look(&file, path, size_bytes)?.permit(path, given)?;
     Ok(Target::held(file, path)?)
 }
@@ -123,6 +115,29 @@ fn device(path: &Path, given: Option<&str>) -> anyhow::Result<Target<ReadWrite>>
 pub(crate) fn fingerprint(path: &Path) -> anyhow::Result<String> {
     let target = Target::<ReadOnly>::open(path)?;
     Ok(look(target.file(), path, target.geometry().size_bytes)?.fingerprint())
+}
+
+/// What a device is, whatever it holds.
+pub(crate) fn identity_of(path: &Path) -> anyhow::Result<String> {
+    let target = Target::<ReadOnly>::open(path)?;
+    Ok(look(target.file(), path, target.geometry().size_bytes)?.identity)
+}
+
+/// Refuses a device that anybody holds: one that is mounted, above all.
+pub(crate) fn refuse_in_use(path: &Path) -> anyhow::Result<()> {
+    held(path).map(drop)
+}
+
+fn held(path: &Path) -> anyhow::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags((OFlag::O_DIRECT | OFlag::O_EXCL).bits())
+        .open(path)
+        .map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EBUSY) => Refusal::InUse(path.into()).into(),
+            _ => anyhow::Error::new(error).context(format!("cannot open {}", path.display())),
+        })
 }
 
 /// What a device is and holds.

@@ -111,6 +111,19 @@ impl Action {
         }
     }
 
+    /// Whether it takes away what is on a device.
+    #[must_use]
+    pub const fn destroys(&self) -> bool {
+        matches!(
+            self,
+            Self::SecureErase
+                | Self::Erase { .. }
+                | Self::Clear
+                | Self::Format { .. }
+                | Self::Unclaim
+        )
+    }
+
     /// Bytes done and in all with which it begins; 0 for what has no bytes.
     #[must_use]
     pub const fn cursor(&self) -> (u64, u64) {

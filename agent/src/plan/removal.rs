@@ -3,7 +3,10 @@
 use api::drive::Step;
 use api::{Drive, DrivePhase, Reason};
 
-use super::{Action, Plan, may_lack_its_claim, names, own_claim, rests, stand, was_in_use};
+use super::{
+    Action, Plan, is_of_what_is_asked, may_lack_its_claim, names, own_claim, rests, stand,
+    was_in_use,
+};
 use crate::observe::Observed;
 use crate::site::Site;
 
@@ -42,8 +45,27 @@ pub(super) fn removal(drive: &Drive, seen: &Observed, site: &Site) -> Plan {
             [one] => erasing(drive, &one.facts.name),
             many => stand(DrivePhase::Removing, Reason::DuplicateIdentity, names(many)),
         },
-        // Nothing of ours is on it: it was never claimed, or it is erased already.
-        [] => Plan::Do(vec![Action::DropFinalizer]),
+        // Nothing of ours is on it: it was never in use, or it is erased already.
+        [] if !was_in_use(drive) || seen.named.iter().all(|one| one.is_blank()) => {
+            Plan::Do(vec![Action::DropFinalizer])
+        }
+        // It may be unreadable, or held by another driver, with all that is on it.
+        [] => {
+            let failed = seen.named.iter().any(|one| one.has(Reason::ReadFailed));
+            let reason = if failed {
+                Reason::ReadFailed
+            } else {
+                Reason::ClaimConflict
+            };
+            stand(
+                DrivePhase::Removing,
+                reason,
+                format!(
+                    "{} is not blank and does not show this drive, so it is not erased; kubectl ringpv remove without --erase lets it go as it is",
+                    names(&seen.named)
+                ),
+            )
+        }
         many => stand(DrivePhase::Removing, Reason::DuplicateDriveId, names(many)),
     }
 }
@@ -54,11 +76,12 @@ fn erasing(drive: &Drive, device: &str) -> Plan {
         .spec
         .removal
         .is_some_and(|removal| removal.erase.method.is_secure());
-    let status = drive.status.as_ref();
-    let removing = status.filter(|status| status.phase == DrivePhase::Removing && !secure);
-    let begun = removing.and_then(|status| status.progress.as_ref());
+    let status = drive.status.as_ref().filter(|_| !secure);
+    let begun = status
+        .and_then(|status| status.progress.as_ref())
+        .filter(|progress| is_of_what_is_asked(drive, progress));
     let cursor = begun.map_or((0, 0), |begun| (begun.done_bytes, begun.total_bytes));
-    let erased = removing
+    let erased = status
         .and_then(|status| status.erased.as_ref())
         .map_or(0, |erased| erased.bytes);
     // What was erased to its end is not erased again, if that is what is asked for still: the cursor stands at its end.

@@ -2,11 +2,12 @@
 
 use api::drive::{Erase, EraseLevel, EraseMethod, EraseVerify, ErasedProof, Removal};
 use api::testing::noon;
+use block::claim::ClaimError;
 
 use super::testing::*;
 use super::*;
-use crate::probe::DeviceFacts;
 use crate::probe::fixture::{CLUSTER, DRIVE, nvme};
+use crate::probe::{DeviceFacts, Media};
 use ClaimState::{Formatted, Preparing};
 
 const FORMAT: Erase = Erase {
@@ -23,6 +24,8 @@ fn told(drive: Drive, step: Step) -> Drive {
             step,
             done_bytes: 512,
             total_bytes: 1024,
+            method: Some(EraseMethod::Format),
+            removal: drive.metadata.deletion_timestamp.is_some(),
             since: noon(),
         });
     })
@@ -74,12 +77,15 @@ fn what_erases_its_cells_while_it_is_made() {
 /// The same without a secure erase: neither what is erased nor what is read back is done a second time.
 #[test]
 fn an_erasing_removal_goes_on_from_both_its_cursors() {
-    let cursors = |step: Step| {
+    let cursors = |step: Step, removal: bool| {
         let drive = but(deleted(at(step)), |drive| {
             let erase = Erase::default();
             drive.spec.removal = Some(Removal { erase });
             let status = drive.status.get_or_insert_default();
             status.phase = DrivePhase::Removing;
+            if let Some(progress) = &mut status.progress {
+                progress.removal = removal;
+            }
             status.erased = Some(ErasedProof {
                 method: "punch-hole".to_owned(),
                 bytes: 4096,
@@ -95,9 +101,59 @@ fn an_erasing_removal_goes_on_from_both_its_cursors() {
         let cursors: Vec<_> = actions[1..3].iter().map(Action::cursor).collect();
         cursors
     };
-    assert_eq!(cursors(Step::Check), [(0, 0), (0, 0)]);
-    assert_eq!(cursors(Step::Erase), [(512, 1024), (0, 0)]);
-    assert_eq!(cursors(Step::Verify), [(4096, 4096), (512, 1024)]);
+    assert_eq!(cursors(Step::Check, true), [(0, 0), (0, 0)]);
+    assert_eq!(cursors(Step::Erase, true), [(512, 1024), (0, 0)]);
+    assert_eq!(cursors(Step::Verify, true), [(4096, 4096), (512, 1024)]);
+    // What was done when it was made says nothing of what it holds now.
+    assert_eq!(cursors(Step::Erase, false), [(0, 0), (0, 0)]);
+    assert_eq!(cursors(Step::Verify, false), [(0, 0), (0, 0)]);
+}
+
+/// A person asks for another method while one is under way: its cursor, and what it read back, are not those of the other.
+#[test]
+fn another_method_begins_anew() {
+    let claimed = claimed(Preparing);
+    for step in [Step::Erase, Step::Verify] {
+        let other = but(at(step), |drive| {
+            drive.spec.erase.method = EraseMethod::Zero
+        });
+        let Plan::Do(actions) = plan(&other, &claimed, &site()) else {
+            panic!("nothing to do");
+        };
+        assert_eq!(actions[1].name(), "erase", "{step:?}");
+        assert_eq!(actions[1].cursor(), (0, 0), "{step:?}");
+    }
+}
+
+/// Only what is blank is erased already.
+#[test]
+fn what_cannot_be_read_is_not_called_erased() {
+    let going = but(deleted(used()), |drive| {
+        let erase = Erase::default();
+        drive.spec.removal = Some(Removal { erase });
+    });
+    let unreadable = DeviceFacts {
+        media: Media::Failed {
+            message: "input/output error".to_owned(),
+        },
+        ..bare()
+    };
+    let damaged = device(false, Err(ClaimError::Damaged));
+    check(vec![
+        (
+            "unreadable",
+            going.clone(),
+            seen(vec![unreadable]),
+            "Removing ReadFailed".into(),
+        ),
+        (
+            "its claim damaged, its file system gone",
+            going.clone(),
+            seen(vec![damaged]),
+            "Removing ClaimConflict".into(),
+        ),
+        ("blank", going, seen(vec![bare()]), "drop-finalizer".into()),
+    ]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Drives as a person's init makes them, and devices as an agent sees them, for tests.
 
-use api::drive::{DeviceClaim, DriveCapacity, Erase, Progress};
+use api::drive::{DeviceClaim, DriveCapacity, Erase, EraseMethod, Progress};
 use api::testing::noon;
 use api::{AccessTier, DriveSpec, DriveStatus, Fingerprint};
 use block::claim::ClaimError;
@@ -84,6 +84,8 @@ pub(crate) fn at(step: Step) -> Drive {
         step,
         done_bytes: 512,
         total_bytes: 1024,
+        method: Some(EraseMethod::Auto),
+        removal: false,
         since: noon(),
     });
     drive

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::apply::{Apply, Attached, Outcome, Refusal, Retry, Session};
 use crate::metrics::OfDrive;
-use crate::objects::WriteError;
+use crate::objects::{self, WriteError};
 use crate::observe::{Observed, observe};
 use crate::plan::{Action, Plan, Standing, plan, refused_phase, was_in_use};
 use crate::probe::Snapshot;
@@ -122,6 +122,19 @@ enum Stopped {
     Changed,
     /// The API does not take what must be written first.
     Unwritten(WriteError),
+}
+
+/// Whether a person says the same of both: all that what is destroyed depends on.
+fn asks_the_same(one: &Drive, other: &Drive) -> bool {
+    let asked = |drive: &Drive| {
+        let (metadata, spec) = (&drive.metadata, &drive.spec);
+        (
+            (metadata.uid.clone(), metadata.deletion_timestamp.is_some()),
+            (spec.suspended, spec.removal, spec.erase, spec.force),
+            spec.device.fingerprint.clone(),
+        )
+    };
+    asked(one) == asked(other)
 }
 
 impl Task {
@@ -331,6 +344,10 @@ impl Task {
     ) -> Result<Session, Stopped> {
         let begun = standing::begun(drive, &self.status, &action, (self.ctx.clock)());
         self.write(begun).await.map_err(Stopped::Unwritten)?;
+        if action.destroys() && self.changed_its_mind_by_now(drive).await? {
+            self.rest(drive, session).await;
+            return Err(Stopped::Changed);
+        }
         let name = action.name();
         faults::before(name);
         if self.act_on_api(drive, &action).await? {
@@ -475,18 +492,17 @@ impl Task {
 
     /// Whether a person asked for something else than what is being done.
     fn changed_its_mind(&self, drive: &Drive) -> bool {
-        let asked = |drive: &Drive| {
-            (
-                drive.metadata.uid.clone(),
-                drive.metadata.deletion_timestamp.is_some(),
-                drive.spec.suspended,
-                drive.spec.removal,
-            )
-        };
         let latest = self.objects.borrow();
         latest
             .as_ref()
-            .is_none_or(|latest| asked(latest) != asked(drive))
+            .is_none_or(|latest| !asks_the_same(latest, drive))
+    }
+
+    /// The same, asked of the API itself: what is destroyed next is not brought back by a word that was on its way.
+    async fn changed_its_mind_by_now(&self, drive: &Drive) -> Result<bool, Stopped> {
+        let latest = objects::get(&self.api, &self.id).await;
+        let latest = latest.map_err(Stopped::Unwritten)?;
+        Ok(!asks_the_same(&latest, drive))
     }
 
     /// Whether a piece that the device zeroes by itself is followed by a rest as long as itself, so that others have half of

@@ -97,9 +97,9 @@ pub(super) fn offloaded(lab: &Lab) -> anyhow::Result<Contest> {
         what: format!("{SEVERAL} devices zeroed by themselves"),
         rows: vec![row("in-turn", turn, 10.0), row("at-once", once, 2.0)],
         sides: vec![
-            ours(lab, &devices, "auto"),
-            peer(turn, "blkdiscard", &devices, words, Order::InTurn),
-            peer(once, "blkdiscard", &devices, words, Order::AtOnce),
+            ours(lab, &devices, "auto").writing_to(&devices),
+            peer(turn, "blkdiscard", &devices, words, Order::InTurn).writing_to(&devices),
+            peer(once, "blkdiscard", &devices, words, Order::AtOnce).writing_to(&devices),
         ],
     })
 }
@@ -132,8 +132,8 @@ pub(super) fn written(lab: &Lab, count: usize) -> anyhow::Result<Contest> {
             goal: Goal::AtLeast(goal),
         }],
         sides: vec![
-            ours(lab, &devices, "writes"),
-            peer("dd", "dd", &devices, words, Order::InTurn),
+            ours(lab, &devices, "writes").writing_to(&devices),
+            peer("dd", "dd", &devices, words, Order::InTurn).writing_to(&devices),
         ],
     })
 }
@@ -146,6 +146,7 @@ pub(super) fn neighbour(lab: &Lab) -> anyhow::Result<Contest> {
     };
     let (own, runtime) = (lab.own.clone(), lab.runtime);
     let alone = read.path.clone();
+    let written = [erased.clone()];
     Ok(Contest {
         what: "the 99th percentile of reads while a neighbour is erased / without".into(),
         rows: vec![Row {
@@ -186,7 +187,8 @@ pub(super) fn neighbour(lab: &Lab) -> anyhow::Result<Contest> {
                     Ok(done) => done.map(|_| figures),
                     Err(_) => anyhow::bail!("the eraser's thread ended unexpectedly"),
                 }
-            }),
+            })
+            .writing_to(&written),
             Side::new("nothing erased", move || reads(alone.clone(), runtime)),
         ],
     })

@@ -136,10 +136,11 @@ pub(super) fn writes(lab: &Lab, depth: u32) -> anyhow::Result<Contest> {
             row("cpu", Measure::CpuPerByte, Goal::AtMost(0.65)),
         ],
         sides: vec![
-            ours_writing(lab, &job, device.path.clone()),
+            ours_writing(lab, &job, device.path.clone()).writing_to(std::slice::from_ref(&device)),
             fio(lab, name, &job, |_| {
                 words("--zero_buffers --registerfiles --fixedbufs")
-            })?,
+            })?
+            .writing_to(std::slice::from_ref(&device)),
         ],
     })
 }

@@ -301,8 +301,9 @@ impl Sanitized {
         match word(2) & 0b111 {
             0 => Self::Never,
             2 => Self::Underway(word(0)),
-            3 => Self::Failed,
-            _ => Self::Completed,
+            1 | 4 => Self::Completed,
+            // What is not known is not success.
+            _ => Self::Failed,
         }
     }
 }

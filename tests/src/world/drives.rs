@@ -14,7 +14,7 @@ use agent::probe::Seen;
 use agent::registry::MountedDrive;
 use agent::standing;
 use agent::worker::Worker;
-use api::drive::DriveLatency;
+use api::drive::{DriveLatency, Removal};
 use api::names::FINALIZER_DEVICE;
 use api::{Drive, DrivePhase, DriveStatus};
 use bench::Histogram;
@@ -366,13 +366,13 @@ fn measured(node: &Node, in_use: Option<&MountedDrive>, status: &mut DriveStatus
 }
 
 /// What a person may change while something is done.
-fn asked(drive: &Drive) -> (Option<&String>, bool, bool, bool) {
+fn asked(drive: &Drive) -> (Option<&String>, bool, bool, Option<Removal>) {
     let deleting = drive.metadata.deletion_timestamp.is_some();
     (
         drive.metadata.uid.as_ref(),
         deleting,
         drive.spec.suspended,
-        drive.spec.removal.is_some(),
+        drive.spec.removal,
     )
 }
 
