@@ -40,7 +40,7 @@ where
 }
 
 /// Writes one patch, if what people say of the object is still what was looked at. That an agent or the controller
-/// reports something of it in the same moment is no reason to refuse what destroys nothing.
+/// reports something of it in the same moment is no reason to refuse a word that does not depend on that.
 pub(crate) async fn patch_despite_reports<K>(
     api: &Api<K>,
     object: &K,

@@ -92,7 +92,10 @@ pub(crate) async fn run(session: &mut Session, args: &RemoveArgs) -> Result<(), 
                     verify: EraseVerify::Sample,
                 },
             };
-            drive = change::patch(&api, &drive, json!({"spec": {"removal": removal}})).await?;
+            // What is said of it is what the word was checked against; what an agent reports meanwhile is not, and before it
+            // erases anything the agent looks whether volumes are on it.
+            let word = json!({"spec": {"removal": removal}});
+            drive = change::patch_despite_reports(&api, &drive, word).await?;
         } else if drive.spec.removal.is_some() {
             // The latest word counts: it was to be erased, and is to be let go as it is.
             let word = json!({"spec": {"removal": null}});

@@ -8,6 +8,7 @@ use super::{
     was_in_use,
 };
 use crate::observe::Observed;
+use crate::probe::Seen;
 use crate::site::Site;
 
 /// No volume is on it and its object is to go.
@@ -46,7 +47,7 @@ pub(super) fn removal(drive: &Drive, seen: &Observed, site: &Site) -> Plan {
             many => stand(DrivePhase::Removing, Reason::DuplicateIdentity, names(many)),
         },
         // Nothing of ours is on it: it was never in use, or it is erased already.
-        [] if !was_in_use(drive) || seen.named.iter().all(|one| one.is_blank()) => {
+        [] if !was_in_use(drive) || seen.named.iter().all(|one| is_empty(one)) => {
             Plan::Do(vec![Action::DropFinalizer])
         }
         // It may be unreadable, or held by another driver, with all that is on it.
@@ -109,4 +110,9 @@ fn erasing(drive: &Drive, device: &str) -> Plan {
         Action::DropFinalizer,
     ]);
     Plan::Do(actions)
+}
+
+/// Whether it was read, and holds neither anything nor a claim, not even a damaged one.
+fn is_empty(device: &Seen) -> bool {
+    device.is_blank() && matches!(device.claim(), Ok(None))
 }
