@@ -93,7 +93,7 @@ fn exit_codes() {
         (
             &["--engine", "sim", "--iopoll"],
             2,
-            "--iopoll goes with a block device or a file",
+            "--iopoll and --passthrough go with a block device or a file",
         ),
         (
             &["x", "--rw", "randrw", "--hipri"],

@@ -496,18 +496,14 @@ impl Machine {
     /// # Panics
     /// When it is not in time.
     pub fn drive_in(&self, index: usize, phase: DrivePhase) -> Drive {
-        let what = format!("the drive on {} to be {phase:?}", self.device(index));
         let end = now() + LIMIT;
         loop {
             let drive = self.drive(index);
-            let status = drive.as_ref().and_then(|drive| drive.status.as_ref());
-            if let (Some(drive), true) = (&drive, status.is_some_and(|it| it.phase == phase)) {
-                return drive.clone();
+            let status = drive.as_ref().and_then(|it| it.status.as_ref());
+            if status.is_some_and(|it| it.phase == phase) {
+                return drive.expect("it has a status");
             }
-            assert!(
-                now() < end,
-                "waited {LIMIT:?} in vain for {what}: {status:#?}"
-            );
+            assert!(now() < end, "not {phase:?} in time: {status:#?}");
             thread::sleep(Duration::from_millis(20));
         }
     }
