@@ -1,4 +1,5 @@
-//! Loop devices to compare on. Each file is unlinked as soon as its device stands on it, so that it goes with the device.
+//! Loop devices to compare on. A file in memory is unlinked as soon as its device stands on it, so that it goes with the
+//! device; one on a disk keeps its name as long, for by that it is seen to have all of its blocks (kernel-notes/10).
 //! A device is not kept open meanwhile: the kernel forgets what was read of a device when its last user lets go, and whoever
 //! reads through the page cache would find all of it there.
 
@@ -21,6 +22,8 @@ const CHUNK_BYTES: usize = 1 << 20;
 pub(crate) struct Loop {
     /// `/dev/loop7`
     pub(crate) path: PathBuf,
+    /// Removed after the device.
+    _file: Option<tempfile::NamedTempFile>,
 }
 
 impl Drop for Loop {
@@ -88,8 +91,10 @@ pub(crate) fn make(
         ],
     );
     let (_, said) = run(&[attach], Order::InTurn)?;
-    let path = PathBuf::from(said.trim());
-    Ok(Loop { path })
+    Ok(Loop {
+        path: PathBuf::from(said.trim()),
+        _file: (under != Under::Memory).then_some(file),
+    })
 }
 
 /// A file of random bytes in memory.
