@@ -92,6 +92,7 @@ pub fn after(mut status: DriveStatus, outcome: &Outcome, now: Timestamp) -> Driv
             bytes,
             level,
         } => {
+            status.secure_erase_since = None;
             // Nothing was left to do: it was done before an interruption, and how is known already.
             if methods.is_empty() && status.erased.is_some() {
                 return status;
