@@ -170,6 +170,32 @@ fn what_is_put_on_a_device_after_its_gate_failed_stays() {
     assert_eq!(machine.devices()[0].checksum(), before);
 }
 
+/// The word to wait is given while the gate runs: what comes next, the first MiB of erasing, is not done.
+#[test]
+fn a_word_that_comes_before_the_first_piece_is_heard() {
+    let test = "a_word_that_comes_before_the_first_piece_is_heard";
+    let Some(machine) = Machine::running(test, &[640 * MIB]) else {
+        return;
+    };
+    discover_gated(&machine, "{readIopsMin: 1}");
+    machine.ringpv(&["init", "drives.yaml", "--no-wait"]).ok();
+    until("the gate to run", LIMIT, || {
+        let progress = machine.drive(0)?.status?.progress?;
+        (progress.step == Step::Gate).then_some(())
+    });
+    machine.ringpv(&["suspend", "drives", "--all"]).ok();
+    until("the drive to rest", LIMIT, || {
+        let status = machine.drive(0)?.status?;
+        (status.reason == Some(Reason::Suspended)).then_some(())
+    });
+    let mut bytes = [0; 16];
+    let device = fs::File::open(machine.devices()[0].path()).unwrap();
+    device.read_exact_at(&mut bytes, MIB * 3 / 4).unwrap();
+    assert_ne!(bytes, [0; 16], "what the gate wrote there is there still");
+    machine.ringpv(&["resume", "drives", "--all"]).ok();
+    machine.drive_in(0, DrivePhase::Ready);
+}
+
 #[test]
 fn a_device_that_somebody_holds_is_not_written() {
     let Some(machine) =
