@@ -32,7 +32,6 @@ pub struct Session {
     secure: SecureState,
     erase: Option<erase::Course>,
     verify: Option<Verify>,
-    removing: bool,
 }
 
 /// A held device, as it was when its warrant was made out.

@@ -433,15 +433,6 @@ impl HostError {
         self.errno() == Some(libc::EBUSY)
     }
 
-    /// The device or the file system does not know how.
-    #[must_use]
-    pub fn is_unsupported(&self) -> bool {
-        matches!(
-            self.errno(),
-            Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENOTTY | libc::EREMOTEIO)
-        )
-    }
-
     /// The medium failed, not the request.
     #[must_use]
     pub fn is_medium(&self) -> bool {

@@ -12,6 +12,7 @@ use super::{
     Retry, SecureState, Seen, Session, Verify, Warrant,
 };
 use crate::host::{HeldDevice, HostError};
+use crate::plan::asked;
 use crate::probe::identity;
 
 /// Bytes read back in one piece.
@@ -39,7 +40,7 @@ impl Apply<'_> {
         if let Some(refusal) = not_to_be_taken(device, &seen) {
             return Err(refusal);
         }
-        self.can_secure(held.as_ref(), false)?;
+        self.can_secure(held.as_ref())?;
         let found = found(&seen, self.id());
         let warrant = if self.goes_on_blank(&found) {
             Warrant::to_go_on_blank(self.ours(), false, &found)
@@ -70,7 +71,7 @@ impl Apply<'_> {
         device: &str,
     ) -> Result<Outcome, Refusal> {
         let (held, seen) = self.look(device)?;
-        self.can_secure(held.as_ref(), true)?;
+        self.can_secure(held.as_ref())?;
         let found = found(&seen, self.id());
         let warrant = if self.goes_on_blank(&found) {
             Warrant::to_go_on_blank(self.ours(), true, &found)
@@ -80,7 +81,6 @@ impl Apply<'_> {
         .map_err(|why| Refusal::of_warrant(device, &why))?;
         *session = Session {
             hold: Some(Hold::new(held, warrant, seen)),
-            removing: true,
             ..Session::default()
         };
         Ok(Outcome::Changed)
@@ -123,7 +123,7 @@ impl Apply<'_> {
         total_bytes: u64,
     ) -> Result<Outcome, Refusal> {
         self.begin(session)?;
-        let (wanted, course) = (self.wanted(session), session.erase.take());
+        let (wanted, course) = (self.wanted(), session.erase.take());
         let hold = session.hold()?;
         let size = hold.device.size_bytes();
         let mut course =
@@ -158,7 +158,7 @@ impl Apply<'_> {
         done_bytes: u64,
         total_bytes: u64,
     ) -> Result<Outcome, Refusal> {
-        let verify = self.asked(session.removing).verify;
+        let verify = asked(self.drive).verify;
         let mut state = match session.verify.take() {
             Some(state) => state,
             None => {
@@ -218,7 +218,7 @@ impl Apply<'_> {
 
     fn to_verify(&self, session: &Session, verify: EraseVerify) -> Result<Vec<Range>, Refusal> {
         let size = session.hold()?.device.size_bytes();
-        let wanted = self.wanted(session);
+        let wanted = self.wanted();
         let erased = self
             .drive
             .status
@@ -235,15 +235,8 @@ impl Apply<'_> {
         })
     }
 
-    pub(super) fn asked(&self, removing: bool) -> api::drive::Erase {
-        match &self.drive.spec.removal {
-            Some(removal) if removing => removal.erase,
-            Some(_) | None => self.drive.spec.erase,
-        }
-    }
-
-    fn wanted(&self, session: &Session) -> Wanted {
-        match self.asked(session.removing).method {
+    fn wanted(&self) -> Wanted {
+        match asked(self.drive).method {
             // What the drive did itself leaves it reading as it likes.
             EraseMethod::Auto | EraseMethod::Format | EraseMethod::Sanitize => Wanted::Auto,
             EraseMethod::Signatures => Wanted::Signatures,

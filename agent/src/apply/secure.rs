@@ -14,12 +14,12 @@ use block::erase::{Found, Secure, Secured};
 
 use super::{Apply, ClaimState, Outcome, Reason, Refusal, Retry, SecureState, Session};
 use crate::host::{Cause, HeldDevice, HostError};
-use crate::plan::may_lack_its_claim;
+use crate::plan::{asked, may_lack_its_claim};
 
 impl Apply<'_> {
     /// Whether the drive can do what is asked for. Nothing is changed by asking.
-    pub(super) fn can_secure(&self, held: &dyn HeldDevice, removing: bool) -> Result<(), Refusal> {
-        self.secure(removing)
+    pub(super) fn can_secure(&self, held: &dyn HeldDevice) -> Result<(), Refusal> {
+        self.secure()
             .map_or(Ok(()), |how| held.can_secure(how).map_err(refused))
     }
 
@@ -30,7 +30,7 @@ impl Apply<'_> {
 
     /// Has the drive erase its cells, or looks how far it is.
     pub(super) fn secure_erase(&self, session: &mut Session) -> Result<Outcome, Refusal> {
-        let Some(how) = self.secure(session.removing) else {
+        let Some(how) = self.secure() else {
             return Ok(Outcome::Unchanged);
         };
         self.begin(session)?;
@@ -61,8 +61,8 @@ impl Apply<'_> {
         }
     }
 
-    fn secure(&self, removing: bool) -> Option<Secure> {
-        match self.asked(removing).method {
+    fn secure(&self) -> Option<Secure> {
+        match asked(self.drive).method {
             EraseMethod::Format => Some(Secure::Format),
             EraseMethod::Sanitize => Some(Secure::Sanitize),
             EraseMethod::Auto | EraseMethod::Signatures | EraseMethod::Zero => None,

@@ -4,7 +4,7 @@ use api::drive::Step;
 use api::{Drive, DrivePhase, Reason};
 
 use super::{
-    Action, Plan, is_of_what_is_asked, may_lack_its_claim, names, own_claim, rests, stand,
+    Action, Plan, asked, is_of_what_is_asked, may_lack_its_claim, names, own_claim, rests, stand,
     was_in_use,
 };
 use crate::observe::Observed;
@@ -73,10 +73,7 @@ pub(super) fn removal(drive: &Drive, seen: &Observed, site: &Site) -> Plan {
 
 /// All steps of erasing it; from the cursor, where that was begun.
 fn erasing(drive: &Drive, device: &str) -> Plan {
-    let secure = drive
-        .spec
-        .removal
-        .is_some_and(|removal| removal.erase.method.is_secure());
+    let secure = asked(drive).method.is_secure();
     let status = drive.status.as_ref().filter(|_| !secure);
     let begun = status
         .and_then(|status| status.progress.as_ref())
