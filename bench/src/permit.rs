@@ -113,14 +113,17 @@ fn device(path: &Path, given: Option<&str>) -> anyhow::Result<Target<ReadWrite>>
 
 /// The word that allows writing to a device as it is now.
 pub(crate) fn fingerprint(path: &Path) -> anyhow::Result<String> {
-    let target = Target::<ReadOnly>::open(path)?;
-    Ok(look(target.file(), path, target.geometry().size_bytes)?.fingerprint())
+    Ok(look_at(path)?.fingerprint())
 }
 
 /// What a device is, whatever it holds.
 pub(crate) fn identity_of(path: &Path) -> anyhow::Result<String> {
+    Ok(look_at(path)?.identity)
+}
+
+fn look_at(path: &Path) -> anyhow::Result<Seen> {
     let target = Target::<ReadOnly>::open(path)?;
-    Ok(look(target.file(), path, target.geometry().size_bytes)?.identity)
+    look(target.file(), path, target.geometry().size_bytes)
 }
 
 /// Refuses a device that anybody holds: one that is mounted, above all.
