@@ -153,12 +153,20 @@ pub fn wait(child: &mut Child, limit: Duration) -> Option<std::process::ExitStat
 /// # Panics
 /// After `limit`, with what was waited for.
 pub fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+    until_telling(limit, || look().ok_or_else(|| what.to_owned()))
+}
+
+/// The same for what can tell, each time, what is there instead.
+///
+/// # Panics
+/// After `limit`, with what was told last.
+pub fn until_telling<T>(limit: Duration, mut look: impl FnMut() -> Result<T, String>) -> T {
     let end = now() + limit;
     loop {
-        if let Some(found) = look() {
-            return found;
+        match look() {
+            Ok(found) => return found,
+            Err(what) => assert!(now() < end, "waited {limit:?} in vain for {what}"),
         }
-        assert!(now() < end, "waited {limit:?} in vain for {what}");
         thread::sleep(Duration::from_millis(20));
     }
 }

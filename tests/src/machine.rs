@@ -8,7 +8,6 @@ use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread;
 use std::time::Duration;
 
 use api::{Drive, DrivePhase, StorageNode, Volume};
@@ -18,7 +17,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use crate::command::{Outcome, now, ours, program, run, wait};
+use crate::command::{Outcome, now, ours, program, run, until_telling, wait};
 use crate::csi::Csi;
 use crate::loopdev::{LoopDevice, mounts, unmount};
 
@@ -496,16 +495,13 @@ impl Machine {
     /// # Panics
     /// When it is not in time.
     pub fn drive_in(&self, index: usize, phase: DrivePhase) -> Drive {
-        let end = now() + LIMIT;
-        loop {
+        until_telling(LIMIT, || {
             let drive = self.drive(index);
-            let status = drive.as_ref().and_then(|it| it.status.as_ref());
-            if status.is_some_and(|it| it.phase == phase) {
-                return drive.expect("it has a status");
-            }
-            assert!(now() < end, "not {phase:?} in time: {status:#?}");
-            thread::sleep(Duration::from_millis(20));
-        }
+            let status = drive.as_ref().and_then(|drive| drive.status.as_ref());
+            let told = format!("a drive that is {phase:?}: {status:#?}");
+            let there = status.is_some_and(|status| status.phase == phase);
+            drive.filter(|_| there).ok_or(told)
+        })
     }
 
     /// A Volume by its name, where there is one.

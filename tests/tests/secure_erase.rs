@@ -22,6 +22,18 @@ const POINTS: [&str; 4] = [
     "erase.after",
 ];
 
+/// A guest with one NVMe drive, and its images; or why there is none.
+fn booted(test: &str, name: &str) -> Option<(Guest, Images)> {
+    if let Some(why) = Guest::refusal() {
+        tests::skip(test, &why);
+        return None;
+    }
+    let images = Images::new();
+    let (nvme, state) = (images.spec("A", "600M"), images.spec("state", "512M"));
+    let guest = Guest::boot(name, &["--nvme", &nvme, "--disk", &state]);
+    Some((guest, images))
+}
+
 fn erased(drive: &Value) -> [&str; 2] {
     let word = |key: &str| drive["status"]["erased"][key].as_str().unwrap_or_default();
     [word("level"), word("method")]
@@ -40,12 +52,9 @@ fn phase(guest: &Guest) -> [String; 2] {
 #[test]
 fn a_drive_erases_its_cells_through_every_kill() {
     let test = "a_drive_erases_its_cells_through_every_kill";
-    if let Some(why) = Guest::refusal() {
-        return tests::skip(test, &why);
-    }
-    let images = Images::new();
-    let (nvme, state) = (images.spec("A", "600M"), images.spec("state", "512M"));
-    let guest = Guest::boot("format", &["--nvme", &nvme, "--disk", &state]);
+    let Some((guest, _images)) = booted(test, "format") else {
+        return;
+    };
     let old = "echo OLD-DATA | dd of=/dev/nvme0n1 bs=1M seek=300 conv=notrunc,sync status=none";
     let is_there = || {
         let found = guest.run(
@@ -116,12 +125,9 @@ fn a_drive_erases_its_cells_through_every_kill() {
 #[test]
 fn what_is_put_on_a_drive_after_its_cells_were_erased_stays() {
     let test = "what_is_put_on_a_drive_after_its_cells_were_erased_stays";
-    if let Some(why) = Guest::refusal() {
-        return tests::skip(test, &why);
-    }
-    let images = Images::new();
-    let (nvme, state) = (images.spec("A", "600M"), images.spec("state", "512M"));
-    let guest = Guest::boot("stays", &["--nvme", &nvme, "--disk", &state]);
+    let Some((guest, _images)) = booted(test, "stays") else {
+        return;
+    };
     guest.start("");
     guest.ok(&format!(
         "{ARMED} ringpv discover --overwrite; sed -i 's/method: Auto/method: Format/' drives.yaml
