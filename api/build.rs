@@ -2,7 +2,8 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");
-    let files = protox::compile(["proto/csi.proto", "proto/ringpv.proto"], ["proto"])?;
+    let files = ["csi", "registration", "ringpv"].map(|name| format!("proto/{name}.proto"));
+    let files = protox::compile(files, ["proto"])?;
     tonic_prost_build::configure()
         .btree_map(".")
         .compile_fds(files)?;

@@ -2,7 +2,10 @@
 //!
 //! Long actions are done piece by piece: `apply` answers [`Outcome::Partly`] and is called again, so that between two
 //! pieces the cursor is written, a person's change of mind is seen, and the load is limited. Nothing here decides what
-//! comes next; nothing here writes to a device but through the warrant that the session got from `Check`.
+//! comes next; nothing here writes to a device but through the warrant that the session got from `Check`,
+//! and, where mkfs and mount go by name, by a name that is kept with that device.
+
+use std::sync::atomic::AtomicBool;
 
 use api::drive::{DriveCapacity, EraseLevel, EraseMethod, EraseVerify};
 use api::{Drive, LatencySummary, Reason};
@@ -10,7 +13,7 @@ use block::claim::{Claim, ClaimState, claim_offset};
 use block::erase::{self, Method, Ours, Warrant};
 use jiff::Timestamp;
 
-use crate::host::{HeldDevice, Host, HostError};
+use crate::host::{HeldDevice, Host, HostError, KeptName};
 use crate::plan::Action;
 use crate::probe::Seen;
 use crate::records::Said;
@@ -32,6 +35,10 @@ pub struct Session {
     secure: SecureState,
     erase: Option<erase::Course>,
     verify: Option<Verify>,
+    /// Of what an interrupted mkfs may have written.
+    cleared_bytes: u64,
+    /// Of a device that is not held while it is formatted and mounted.
+    kept: Option<KeptName>,
 }
 
 /// A held device, as it was when its warrant was made out.
@@ -62,7 +69,7 @@ enum SecureState {
     #[default]
     No,
     /// It is at it.
-    Begun,
+    Begun(erase::Begun),
     /// It did, in this way.
     Done(&'static str),
 }
@@ -87,6 +94,8 @@ pub enum Outcome {
         total_bytes: u64,
         /// The device did it by itself, at a pace that nobody else sets.
         offloaded: bool,
+        /// How it was erased since this was begun; empty for what erases nothing.
+        methods: String,
     },
     /// The gate was passed; this is what reads at depth 1 showed.
     Gated(Box<LatencySummary>),
@@ -133,9 +142,19 @@ pub struct Apply<'a> {
     pub drive: &'a Drive,
     /// The time.
     pub now: Timestamp,
+    /// Ends a piece that takes long, when set: somebody asks for something else by now.
+    pub cancel: &'a AtomicBool,
 }
 
 impl Session {
+    /// With a device, and the right to write to it.
+    fn of(device: Box<dyn HeldDevice>, warrant: Warrant, seen: Seen) -> Self {
+        Self {
+            hold: Some(Hold::new(device, warrant, seen)),
+            ..Self::default()
+        }
+    }
+
     /// Lets go of a held device, keeping what was learned about it.
     fn let_go(&mut self) {
         self.hold = None;

@@ -4,11 +4,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use api::serve::socket::{self, SocketError};
 use api::{Bytes, Nanos};
 use clap::{Parser, ValueEnum};
 
 use crate::host::XfsErrors;
 use crate::reconcile::Limits;
+use crate::registration;
 
 /// The RingPV agent: finds block devices, makes them drives on a person's word, and serves the volumes on them.
 #[derive(Clone, Debug, Parser)]
@@ -30,13 +32,19 @@ pub struct Args {
     #[arg(long, value_name = "DIR", default_value = "/var/lib/ringpv")]
     pub state_dir: PathBuf,
 
-    /// Where kubelet and the command line reach the CSI services.
-    #[arg(
-        long,
-        value_name = "ENDPOINT",
-        default_value = "unix:///run/ringpv/agent.sock"
-    )]
-    pub csi_endpoint: String,
+    /// The kubelet's folder, /var/lib/kubelet for most: the agent makes itself known to that kubelet, and serves CSI where it
+    /// looks. Without it nothing is told to any kubelet.
+    #[arg(long, value_name = "DIR", env = "KUBELET_DIR_PATH", value_parser = absolute)]
+    pub kubelet_dir: Option<PathBuf>,
+
+    /// Leave it to a sidecar, csi-node-driver-registrar, to make the agent known to the kubelet.
+    #[arg(long, requires = "kubelet_dir")]
+    pub no_self_register: bool,
+
+    /// Where kubelet and the command line reach the CSI services. If not given: plugins/ringpv.io/csi.sock in the kubelet's
+    /// folder, or unix:///run/ringpv/agent.sock where there is none.
+    #[arg(long, value_name = "ENDPOINT")]
+    pub csi_endpoint: Option<String>,
 
     /// Where metrics, health and the log filter are served. Nowhere, if not given.
     #[arg(long, value_name = "ADDR:PORT")]
@@ -165,7 +173,42 @@ fn interval(text: &str) -> Result<Duration, String> {
     Ok(interval)
 }
 
+/// Where CSI is served without a kubelet.
+const CSI_ENDPOINT: &str = "unix:///run/ringpv/agent.sock";
+
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() {
+        return Ok(path);
+    }
+    Err(format!(
+        "{text:?} is no absolute path, such as /var/lib/kubelet"
+    ))
+}
+
 impl Args {
+    /// Where the CSI services are reached.
+    ///
+    /// # Errors
+    /// It is not a Unix socket's path.
+    pub fn csi_path(&self) -> Result<PathBuf, SocketError> {
+        match (&self.csi_endpoint, &self.kubelet_dir) {
+            (Some(endpoint), _) => socket::path_of(endpoint),
+            (None, Some(kubelet)) => {
+                socket::path_of(&registration::csi_path(kubelet).display().to_string())
+            }
+            (None, None) => socket::path_of(CSI_ENDPOINT),
+        }
+    }
+
+    /// Where the kubelet learns of them, if it is to learn of them from here.
+    #[must_use]
+    pub fn registration_path(&self) -> Option<PathBuf> {
+        let kubelet = self.kubelet_dir.as_ref();
+        let kubelet = kubelet.filter(|_| !self.no_self_register)?;
+        Some(registration::socket_path(kubelet))
+    }
+
     /// The bounds of the reconciler.
     #[must_use]
     pub fn limits(&self) -> Limits {
@@ -204,6 +247,27 @@ mod tests {
     }
 
     #[test]
+    fn sockets_are_where_the_kubelet_looks() {
+        let paths = |line: &str| {
+            let args = parse(line).unwrap();
+            let text = |path: PathBuf| path.display().to_string();
+            (
+                text(args.csi_path().unwrap()),
+                args.registration_path().map(text),
+            )
+        };
+        assert_eq!(paths("--node n1"), ("/run/ringpv/agent.sock".into(), None));
+        let kubelet = "--node n1 --kubelet-dir /var/lib/kubelet";
+        let registers = "/var/lib/kubelet/plugins_registry/ringpv.io-reg.sock".to_owned();
+        let csi = "/var/lib/kubelet/plugins/ringpv.io/csi.sock".to_owned();
+        assert_eq!(paths(kubelet), (csi.clone(), Some(registers.clone())));
+        let sidecar = format!("{kubelet} --no-self-register");
+        assert_eq!(paths(&sidecar), (csi, None));
+        let elsewhere = format!("{kubelet} --csi-endpoint unix:///csi/csi.sock");
+        assert_eq!(paths(&elsewhere), ("/csi/csi.sock".into(), Some(registers)));
+    }
+
+    #[test]
     fn what_is_typed_is_taken() {
         let args = parse("--node n1 --devices loop{1...2},sdb --erase-rate-max 100MB --health-interval 2s --io-backend threads").unwrap();
         assert_eq!(args.devices, ["loop{1...2}", "sdb"]);
@@ -216,6 +280,8 @@ mod tests {
         for bad in [
             "",
             "--node n1 --min-size x",
+            "--node n1 --no-self-register",
+            "--node n1 --kubelet-dir var/lib/kubelet",
             "--node n1 --health-interval 1ms",
             "--node n1 --health-interval 60",
             "--node n1 --erase-rate-max 0",

@@ -7,6 +7,7 @@
 //! sentence; taking away something that is not there succeeds; a drive that does not answer makes its own volumes
 //! UNAVAILABLE and no others.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -25,7 +26,7 @@ use api::csi::{
     NodeUnpublishVolumeResponse, NodeUnstageVolumeRequest, NodeUnstageVolumeResponse, Topology,
     VolumeHealth, VolumeUsage,
 };
-use api::names::is_dns_label;
+use api::names::{is_dns_label, volume_name};
 use api::serve::Readiness;
 use api::serve::calls::Calls;
 use api::serve::identity::IdentityService;
@@ -129,12 +130,22 @@ pub async fn serve(
     served.map_err(io::Error::other)
 }
 
-/// A volume's id, as a request names it.
-fn id(volume: &str) -> Result<&str, Refusal> {
-    match volume {
-        "" => Err(missing("volume_id")),
-        label if is_dns_label(label) => Ok(label),
+/// The name of the Volume that a request is about. It is the id itself, but for the handles that the kubelet makes for
+/// inline volumes, which are longer than a label.
+fn id(volume: &str) -> Result<Cow<'_, str>, Refusal> {
+    match name_of(volume) {
+        name if name.is_empty() => Err(missing("volume_id")),
+        name if is_dns_label(&name) => Ok(name),
         other => Err(Refusal::new(Reason::VolumeNotFound, format!("{other:?}"))),
+    }
+}
+
+/// The same where any id is taken.
+fn name_of(volume: &str) -> Cow<'_, str> {
+    if ephemeral::is_handle(volume) {
+        volume_name(volume).into()
+    } else {
+        volume.into()
     }
 }
 
@@ -187,13 +198,12 @@ impl NodeService {
     }
 
     async fn stage(&self, request: &NodeStageVolumeRequest) -> Result<(), Refusal> {
-        let volume = match request.volume_id.as_str() {
-            "" => return Err(missing("volume_id")),
-            volume => volume,
-        };
+        if request.volume_id.is_empty() {
+            return Err(missing("volume_id"));
+        }
         let staging = path("staging_target_path", &request.staging_target_path)?;
         check(request.volume_capability.as_ref())?;
-        let volume = id(volume)?;
+        let volume = &id(&request.volume_id)?;
         let _flight = self.in_flight.begin(volume)?;
         let meant = Meant::read(&request.volume_context);
         let subject = self.volumes.subject(volume, &meant).await?;
@@ -210,11 +220,12 @@ impl NodeService {
         }
         let target = path("target_path", &request.target_path)?;
         let use_ = check(request.volume_capability.as_ref())?;
-        let volume = id(&request.volume_id)?;
+        let volume = &id(&request.volume_id)?;
         let _flight = self.in_flight.begin(volume)?;
         let (subject, staging) = if ephemeral::is_asked(&request.volume_context) {
             let wish = ephemeral::Wish::read(&request.volume_context, use_.exclusive)?;
-            (self.volumes.ephemeral(volume, wish).await?, None)
+            let subject = self.volumes.ephemeral(volume, &request.volume_id, wish);
+            (subject.await?, None)
         } else {
             if request.staging_target_path.is_empty() {
                 let message = "staging_target_path is missing";
@@ -252,10 +263,11 @@ impl NodeService {
             return Err(missing("volume_id"));
         }
         let target = path("target_path", &request.target_path)?;
-        let _flight = self.in_flight.begin(&request.volume_id)?;
-        self.volumes.unmount(&request.volume_id, &target).await?;
+        let name = name_of(&request.volume_id);
+        let _flight = self.in_flight.begin(&name)?;
+        self.volumes.unmount(&name, &target).await?;
         match id(&request.volume_id) {
-            Ok(volume) => self.volumes.release_ephemeral(volume).await,
+            Ok(volume) => self.volumes.release_ephemeral(&volume).await,
             // It is none of ours, so nothing of it is here.
             Err(_) => Ok(()),
         }
@@ -266,8 +278,9 @@ impl NodeService {
             return Err(missing("volume_id"));
         }
         let staging = path("staging_target_path", &request.staging_target_path)?;
-        let _flight = self.in_flight.begin(&request.volume_id)?;
-        self.volumes.unmount(&request.volume_id, &staging).await
+        let name = name_of(&request.volume_id);
+        let _flight = self.in_flight.begin(&name)?;
+        self.volumes.unmount(&name, &staging).await
     }
 
     async fn stats(&self, request: &NodeGetVolumeStatsRequest) -> Result<Stats, Refusal> {
@@ -277,7 +290,7 @@ impl NodeService {
         if request.volume_path.is_empty() {
             return Err(missing("volume_path"));
         }
-        let subject = self.subject(id(&request.volume_id)?).await?;
+        let subject = self.subject(&id(&request.volume_id)?).await?;
         let at = mounted(&request.volume_id, &request.volume_path)?;
         self.volumes.stats(&subject, &at).await
     }
@@ -293,7 +306,7 @@ impl NodeService {
             check(request.volume_capability.as_ref())?;
         }
         let required_bytes = required(request.capacity_range.as_ref())?;
-        let volume = id(&request.volume_id)?;
+        let volume = &id(&request.volume_id)?;
         let _flight = self.in_flight.begin(volume)?;
         let mut subject = self.subject(volume).await?;
         let at = mounted(volume, &request.volume_path)?;
@@ -417,8 +430,8 @@ impl Node for NodeService {
         &self,
         request: Request<NodeGetVolumeHealthRequest>,
     ) -> Result<Response<NodeGetVolumeHealthResponse>, Status> {
-        let volume = id(&request.get_ref().volume_id)?;
-        let subject = self.subject(volume).await?;
+        let volume = &request.get_ref().volume_id;
+        let subject = self.subject(&id(volume)?).await?;
         let health_statuses = match &subject.drive {
             Some(drive) => {
                 let drives = self.drives().await;
@@ -430,7 +443,7 @@ impl Node for NodeService {
         };
         Ok(Response::new(NodeGetVolumeHealthResponse {
             volume_health: Some(VolumeHealth {
-                volume_id: volume.to_owned(),
+                volume_id: volume.clone(),
                 health_statuses,
             }),
         }))
@@ -503,7 +516,9 @@ mod tests {
     #[test]
     fn ids_and_paths() {
         let reason = |refusal: Refusal| refusal.reason;
-        assert_eq!(id("pvc-1"), Ok("pvc-1"));
+        assert_eq!(id("pvc-1"), Ok("pvc-1".into()));
+        let inline = format!("csi-{}", "0f".repeat(32));
+        assert_eq!(id(&inline), Ok(volume_name(&inline).into()));
         assert_eq!(id("").map_err(reason), Err(Reason::InvalidArgument));
         for odd in ["..", "a/b", "A", "x\0"] {
             assert_eq!(

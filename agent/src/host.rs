@@ -16,7 +16,7 @@ use std::sync::atomic::AtomicBool;
 
 use block::claim::Claim;
 use block::erase::course::Queue;
-use block::erase::{Limiter, Piece, Range, Secure, Secured, Warrant, Zeroed};
+use block::erase::{Begun, Limiter, Piece, Range, Secure, Secured, Warrant, Zeroed};
 
 use crate::probe::Seen;
 
@@ -36,6 +36,10 @@ pub trait Host: Send + Sync {
 
     /// Opens a device for reading and writing with `O_EXCL`: nobody mounts, formats or opens it so meanwhile.
     fn hold(&self, device: &str) -> Result<Box<dyn HeldDevice>, HostError>;
+
+    /// Keeps a kernel name with the device that has it now, without disturbing who holds it: while the value lives, the name
+    /// is given to no other device. For what goes by name: mkfs, mount.
+    fn keep_name(&self, device: &str) -> Result<KeptName, HostError>;
 
     /// Runs a workload that only reads on a device, through a ring that the kernel itself restricts to reads.
     fn measure(&self, device: &str, run: Run<'_>) -> Result<bench::Report, HostError>;
@@ -187,15 +191,31 @@ pub trait HeldDevice: Send {
     /// Whether the drive can erase its cells so, and nothing but what was named. [`Cause::Unable`] where it cannot.
     fn can_secure(&self, how: Secure) -> Result<(), HostError>;
 
-    /// Has the drive erase its cells, the claim block included, or says how far it is: asked again, with `begun`, until
-    /// it is done. What it then reads nobody knows.
-    fn secure(&self, warrant: &Warrant, how: Secure, begun: bool) -> Result<Secured, HostError>;
+    /// Whether the drive's latest Sanitize failed, and it answers no read because of that.
+    fn has_failed_to_sanitize(&self) -> Result<bool, HostError>;
+
+    /// Has the drive erase its cells, the claim block included, or says how far it is: asked again, with what was `begun`,
+    /// until it is done. What it then reads nobody knows. [`Cause::Refused`] where a person has to decide.
+    fn secure(
+        &self,
+        warrant: &Warrant,
+        how: Secure,
+        begun: Option<&Begun>,
+    ) -> Result<Secured, HostError>;
 
     /// Reads a range back past the page cache. `None`: all zero; else the offset of the first byte that is not.
     fn find_nonzero(&self, range: Range) -> Result<Option<u64>, HostError>;
 
     /// Runs a workload on the held device. It touches the extents that it names and nothing else, and names some.
     fn measure(&self, warrant: &Warrant, run: Run<'_>) -> Result<bench::Report, HostError>;
+}
+
+/// A kernel name that stays with its device.
+pub struct KeptName {
+    /// `major:minor` of the device.
+    pub major_minor: String,
+    /// Open for as long as the name is kept.
+    pub open: Box<dyn Send>,
 }
 
 /// A measurement to be made.
@@ -386,6 +406,22 @@ pub enum Cause {
     Unable(String),
 }
 
+/// What the kernel says when it has no files or memory left, when a sandbox or sysctl forbids, or when it cannot do what is
+/// asked of it on any drive.
+const NOT_THE_DRIVES: [i32; 11] = [
+    libc::EMFILE,
+    libc::ENFILE,
+    libc::ENOMEM,
+    libc::EPERM,
+    libc::EACCES,
+    libc::ENOSYS,
+    libc::EOPNOTSUPP,
+    libc::ENOTTY,
+    libc::EINVAL,
+    libc::EAGAIN,
+    libc::EINTR,
+];
+
 impl HostError {
     /// An error of the kernel.
     pub fn io(verb: &'static str, target: impl fmt::Display, source: impl Into<io::Error>) -> Self {
@@ -431,6 +467,22 @@ impl HostError {
     #[must_use]
     pub fn is_busy(&self) -> bool {
         self.errno() == Some(libc::EBUSY)
+    }
+
+    /// Whether the drive itself may be to blame. A shortage of the process's own, what is forbidden to it, and what the
+    /// kernel has not, say nothing of a drive.
+    #[must_use]
+    pub fn blames_drive(&self) -> bool {
+        match &self.cause {
+            Cause::Io(source) => !source
+                .raw_os_error()
+                .is_some_and(|errno| NOT_THE_DRIVES.contains(&errno)),
+            Cause::TimedOut(_) => true,
+            Cause::ProgramMissing(_)
+            | Cause::Program { .. }
+            | Cause::Refused(_)
+            | Cause::Unable(_) => false,
+        }
     }
 
     /// The medium failed, not the request.

@@ -38,6 +38,7 @@ pub mod plan;
 pub mod probe;
 pub mod reconcile;
 pub mod records;
+pub mod registration;
 pub mod registry;
 pub mod run;
 pub mod site;

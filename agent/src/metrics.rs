@@ -271,6 +271,7 @@ impl Metrics {
             },
             reason: backend.reason.as_str(),
         };
+        self.io_backend.clear();
         self.io_backend.get_or_create(&of).set(1);
     }
 

@@ -74,6 +74,7 @@ pub fn io_backend(backend: &Backend) -> IoBackend {
                 WhyThreads::Sysctl { .. } => Reason::UringDisabled,
                 WhyThreads::Seccomp => Reason::UringRefused,
                 WhyThreads::LockedMemory => Reason::UringNoMemory,
+                WhyThreads::Ended => Reason::UringEnded,
                 WhyThreads::Faster(_) => Reason::ThreadsFaster,
                 WhyThreads::Missing | WhyThreads::TooOld { .. } | WhyThreads::Failed { .. } => {
                     Reason::UringUnsupported
@@ -87,6 +88,14 @@ pub fn io_backend(backend: &Backend) -> IoBackend {
         reason,
         message,
     }
+}
+
+/// The same once the ring that reads what devices hold has ended. What a ring is still used for, each device says.
+#[must_use]
+pub fn after_ring() -> IoBackend {
+    io_backend(&Backend::Threads {
+        why: WhyThreads::Ended,
+    })
 }
 
 /// The status for a picture. `conditions` are those that stand, of which one is ours.
@@ -194,8 +203,9 @@ fn fields(status: &StorageNodeStatus) -> Value {
 /// Keeps the object as the pictures say, until the pictures end.
 pub async fn report(
     client: kube::Client,
-    facts: NodeFacts,
+    mut facts: NodeFacts,
     (mut snapshots, mut engines): (watch::Receiver<Arc<Snapshot>>, watch::Receiver<Fitted>),
+    mut ring_ended: watch::Receiver<bool>,
     registry: Registry,
 ) {
     let mut drives = registry.changes();
@@ -204,6 +214,9 @@ pub async fn report(
     loop {
         let snapshot = Arc::clone(&snapshots.borrow_and_update());
         let fitted = engines.borrow_and_update().clone();
+        if *ring_ended.borrow_and_update() {
+            facts.io_backend = after_ring();
+        }
         drives.mark_unchanged();
         let said = registry.said();
         match write(
@@ -225,6 +238,7 @@ pub async fn report(
                     tokio::select! {
                         changed = snapshots.changed() => changed,
                         Ok(()) = engines.changed() => Ok(()),
+                        Ok(()) = ring_ended.changed() => Ok(()),
                         changed = drives.wait_for(|_| registry.said() != said) => changed.map(drop),
                     }
                 };

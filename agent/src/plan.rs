@@ -14,6 +14,7 @@
 //! | bears the drive, of another cluster | `adoptFrom` names that one | move it here; its claim once no volume is mounted |
 //! | bears nothing of ours | fingerprint as named, drive never in use | prepare |
 //! | bears nothing of ours | it was erasing its cells | prepare, or erase once more; only if it is blank |
+//! | answers no read | it was told to sanitize | sanitize once more; only if the last one failed |
 //! | bears another drive, made to the end | | refuse |
 //! | bears nothing of ours | the drive was in use | refuse: nothing is written |
 //! | two of them | | refuse both |
@@ -22,7 +23,7 @@
 
 use std::sync::Arc;
 
-use api::drive::{Erase, Progress, Step};
+use api::drive::{Erase, EraseMethod, Progress, Step};
 use api::names::{FINALIZER_DEVICE, FINALIZER_PLACEMENT};
 use api::{Bytes, Drive, DrivePhase, Reason};
 use block::claim::{Claim, ClaimState};
@@ -36,7 +37,7 @@ mod preparing;
 mod removal;
 
 pub use action::Action;
-use preparing::{from_record, prepared, resumed};
+use preparing::{from_record, prepared, resumed, sanitized_again};
 use removal::removal;
 
 /// Where a drive stands while there is nothing to do.
@@ -320,6 +321,7 @@ fn named(drive: &Drive, seen: &Observed) -> Plan {
             format!("{} bears drive {}", one.facts.name, other.id),
         ),
         [_] if drive.spec.suspended => stand(DrivePhase::Pending, Reason::Suspended, ""),
+        [one] if sanitizes_unread(drive, one) => Plan::Do(sanitized_again(drive, one)),
         [one] => Plan::Do(prepared(drive, one)),
         many => refused(drive, Reason::DuplicateIdentity, names(many)),
     }
@@ -372,6 +374,12 @@ pub fn may_lack_its_claim(drive: &Drive) -> bool {
         .status
         .as_ref()
         .is_some_and(|status| status.secure_erase_since.is_some())
+}
+
+/// Whether it was told to sanitize by this very Drive, is to be still, and answers no read.
+#[must_use]
+pub fn sanitizes_unread(drive: &Drive, device: &Seen) -> bool {
+    may_lack_its_claim(drive) && asked(drive).method == EraseMethod::Sanitize && device.is_unread()
 }
 
 fn is_formatted(claim: Option<&Claim>) -> bool {
@@ -476,6 +484,12 @@ pub fn refused_phase(drive: &Drive) -> DrivePhase {
     reason = "a table has as many lines as it has rows"
 )]
 mod moving_tests;
+#[cfg(test)]
+#[expect(
+    clippy::too_many_lines,
+    reason = "a table has as many lines as it has rows"
+)]
+mod removal_tests;
 #[cfg(test)]
 mod secure_tests;
 #[cfg(test)]

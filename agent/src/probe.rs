@@ -114,6 +114,12 @@ impl Seen {
         matches!(&self.facts.media, Media::Read { found, .. } if found.is_empty())
     }
 
+    /// Whether it was opened or read in vain.
+    #[must_use]
+    pub const fn is_unread(&self) -> bool {
+        matches!(self.facts.media, Media::Failed { .. })
+    }
+
     /// Whether a reason is among its reasons.
     #[must_use]
     pub fn has(&self, reason: Reason) -> bool {

@@ -98,10 +98,15 @@ pub async fn run(
     tasks.end().await;
 }
 
-/// The tasks of the drives, by name.
+/// What a task is told of its object; closed when it has ended.
+type Objects = watch::Sender<Option<Arc<Drive>>>;
+
+/// The tasks of the drives, by name. What a person suspended is so from the event that says it on, whatever a task is at.
 #[derive(Default)]
 struct Tasks {
-    drives: BTreeMap<String, watch::Sender<Option<Arc<Drive>>>>,
+    drives: BTreeMap<String, Objects>,
+    /// Tasks whose objects are gone, until they have ended.
+    ending: BTreeMap<String, Objects>,
     running: JoinSet<()>,
     /// While a list is under way: what it has named so far.
     listed: Option<BTreeMap<String, Arc<Drive>>>,
@@ -129,7 +134,7 @@ impl Tasks {
                     .filter(|name| !listed.contains_key(*name))
                     .cloned()
                     .collect();
-                gone.iter().for_each(|name| self.remove(name));
+                gone.iter().for_each(|name| self.remove(name, ctx));
                 for drive in listed.into_values() {
                     self.set(drive, ctx);
                 }
@@ -137,7 +142,7 @@ impl Tasks {
             }
             watcher::Event::Apply(drive) => self.set(Arc::new(drive), ctx),
             watcher::Event::Delete(drive) => {
-                self.remove(&drive.name_any());
+                self.remove(&drive.name_any(), ctx);
                 true
             }
         }
@@ -146,25 +151,59 @@ impl Tasks {
     /// Whether the drive is a new one.
     fn set(&mut self, drive: Arc<Drive>, ctx: &Context) -> bool {
         let name = drive.name_any();
+        ctx.registry.suspend(&name, drive.spec.suspended);
         if let Some(task) = self.drives.get(&name)
             && task.send(Some(Arc::clone(&drive))).is_ok()
         {
             return false;
         }
         let (sender, receiver) = watch::channel(Some(drive));
-        self.running
-            .spawn(drive::follow(ctx.clone(), name.clone(), receiver));
+        let task = drive::follow(ctx.clone(), name.clone(), receiver);
+        self.running.spawn(after(self.ending.remove(&name), task));
         self.drives.insert(name, sender).is_none()
     }
 
-    fn remove(&mut self, name: &str) {
+    fn remove(&mut self, name: &str, ctx: &Context) {
         if let Some(task) = self.drives.remove(name) {
+            ctx.registry.suspend(name, false);
             task.send_replace(None);
+            self.ending.retain(|_, task| !task.is_closed());
+            self.ending.insert(name.to_owned(), task);
         }
     }
 
     /// Stops all tasks where they are: an action under way on a worker is one that may be interrupted anywhere.
     async fn end(mut self) {
         self.running.shutdown().await;
+    }
+}
+
+/// Does `task` once the one before it has ended: two of one drive would each do what the other has begun, and the end of
+/// the first would take from the second what both of them use.
+async fn after(before: Option<Objects>, task: impl Future<Output = ()>) {
+    if let Some(before) = before {
+        before.closed().await;
+    }
+    task.await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_begins_when_the_one_before_it_has_ended() {
+        let begun = Arc::new(AtomicBool::new(false));
+        let (sender, receiver) = watch::channel(None);
+        let begins = Arc::clone(&begun);
+        let task = async move { begins.store(true, Ordering::Relaxed) };
+        let task = tokio::spawn(after(Some(sender), task));
+        tokio::task::yield_now().await;
+        assert!(!begun.load(Ordering::Relaxed));
+        drop(receiver);
+        task.await.unwrap();
+        assert!(begun.load(Ordering::Relaxed));
     }
 }

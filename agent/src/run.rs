@@ -35,6 +35,7 @@ use crate::probe::reader::Reader;
 use crate::probe::sysfs::Root;
 use crate::probe::{Discovery, Policy};
 use crate::reconcile::{self, Context};
+use crate::registration::KubeletRegistration;
 use crate::registry::Registry;
 use crate::site::Site;
 use crate::volumes::Volumes;
@@ -69,10 +70,13 @@ pub async fn run(args: Args, log: LogFilter) -> anyhow::Result<()> {
         state_dir: args.state_dir.clone(),
         xfs_errors: args.xfs_errors.into(),
     });
-    let mut metrics = admin::registry("agent");
+    let mut metrics = admin::registry_of_node("ringpv-agent", &args.node);
     // Before anything is mounted: a second agent on this node ends here.
-    let socket = socket::listen(&socket::path_of(&args.csi_endpoint)?, socket::OWNER).await?;
+    let csi_path = args.csi_path()?;
+    let socket = socket::listen(&csi_path, socket::OWNER).await?;
     let calls = Calls::new(&mut metrics, &csi::KNOWN_CALLS);
+    let registration = args.registration_path();
+    let registration = registration.map(|path| KubeletRegistration::new(path, &mut metrics));
     let engines = Engines::new(backend);
     let fitted = engines.subscribe();
     let (ctx, discovery) = context(&args, site, client, engines, &mut metrics).await?;
@@ -88,8 +92,18 @@ pub async fn run(args: Args, log: LogFilter) -> anyhow::Result<()> {
         serve_admin(&mut tasks, address, admin, &stop).await?;
     }
     serve_volumes(&mut tasks, &ctx, (socket, calls), &ready, &stop);
+    if let Some(registration) = registration {
+        tasks.spawn(registration.run(csi_path, stop.clone()));
+    }
     let facts = NodeFacts::read(&args.node, &ctx.site.cluster_id, &backend, "/proc".as_ref());
     ctx.metrics.io_backend(&facts.io_backend);
+    let (metrics, mut ring_ended) = (Arc::clone(&ctx.metrics), discovery.ring_ended());
+    let fallen = async move {
+        if ring_ended.wait_for(|ended| *ended).await.is_ok() {
+            metrics.io_backend(&node_status::after_ring());
+        }
+    };
+    tasks.spawn(stop.clone().run_until_cancelled_owned(fallen).map(drop));
     let drives = serve_drives(ctx, (facts, discovery, fitted), ready, stop.clone());
     tasks.spawn(drives);
     stop.cancelled().await;
@@ -255,6 +269,7 @@ async fn tell_drives(
                         ctx.client.clone(),
                         facts.clone(),
                         (discovery.subscribe(), fitted.clone()),
+                        discovery.ring_ended(),
                         ctx.registry.clone(),
                     );
                     tokio::spawn(stop.clone().run_until_cancelled_owned(report));

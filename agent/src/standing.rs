@@ -40,14 +40,24 @@ pub fn begun(drive: &Drive, status: &DriveStatus, action: &Action, now: Timestam
         .progress
         .as_ref()
         .filter(|progress| progress.step == step);
+    let method = Some(crate::plan::asked(drive).method);
+    let goes_on =
+        |begun: &&Progress| done_bytes > 0 && begun.method == method && begun.removal == is_going;
+    let methods = same.filter(goes_on).map(|begun| begun.methods.clone());
     status.progress = Some(Progress {
         step,
         done_bytes,
         total_bytes,
-        method: Some(crate::plan::asked(drive).method),
+        method,
+        methods: methods.unwrap_or_default(),
         removal: is_going,
         since: same.map_or(now, |progress| progress.since),
     });
+    let anew = matches!(action, Action::Erase { done_bytes: 0, .. });
+    if anew || *action == Action::SecureErase {
+        // What was proved before says nothing of what is erased now.
+        status.erased = None;
+    }
     if *action == Action::SecureErase {
         status.secure_erase_since.get_or_insert(now);
     }
@@ -76,11 +86,13 @@ pub fn after(mut status: DriveStatus, outcome: &Outcome, now: Timestamp) -> Driv
         Outcome::Partly {
             done_bytes,
             total_bytes,
-            ..
+            methods,
+            offloaded: _,
         } => {
             if let Some(progress) = &mut status.progress {
                 progress.done_bytes = *done_bytes;
                 progress.total_bytes = *total_bytes;
+                progress.methods = joined(&progress.methods, methods);
             }
         }
         Outcome::Gated(summary) => {
@@ -93,12 +105,15 @@ pub fn after(mut status: DriveStatus, outcome: &Outcome, now: Timestamp) -> Driv
             level,
         } => {
             status.secure_erase_since = None;
+            let begun = status.progress.as_ref();
+            let begun = begun.filter(|begun| begun.step == Step::Erase);
+            let methods = joined(begun.map_or("", |begun| &begun.methods), methods);
             // Nothing was left to do: it was done before an interruption, and how is known already.
             if methods.is_empty() && status.erased.is_some() {
                 return status;
             }
             status.erased = Some(ErasedProof {
-                method: methods.clone(),
+                method: methods,
                 bytes: *bytes,
                 verified_bytes: 0,
                 verify: EraseVerify::None,
@@ -116,6 +131,19 @@ pub fn after(mut status: DriveStatus, outcome: &Outcome, now: Timestamp) -> Driv
         Outcome::Attached(attached) => attach(&mut status, attached, now),
     }
     status
+}
+
+/// Methods of erasing, those from before an interruption first.
+fn joined(before: &str, since: &str) -> String {
+    let words = |text: &'_ str| -> Vec<String> {
+        let words = text.split(", ").filter(|word| !word.is_empty());
+        words.map(str::to_owned).collect()
+    };
+    let since = words(since);
+    let mut all = words(before);
+    all.retain(|word| !since.contains(word));
+    all.extend(since);
+    all.join(", ")
 }
 
 fn attach(status: &mut DriveStatus, attached: &Attached, now: Timestamp) {
@@ -184,9 +212,15 @@ pub fn refused(
         message: refusal.message.clone(),
     };
     stood(&mut status, &standing, now);
-    // What does not read as zero is erased anew, not read once more.
+    // What does not read as zero is erased anew, not read once more, and nothing proves that it was erased.
     if refusal.reason == Reason::VerifyFailed {
-        status.progress = None;
+        status.erased = None;
+        let read_back = |progress: &&mut Progress| progress.step == Step::Verify;
+        if let Some(progress) = status.progress.as_mut().filter(read_back) {
+            progress.step = Step::Erase;
+            progress.done_bytes = 0;
+            progress.methods.clear();
+        }
     }
     status
 }
@@ -265,7 +299,9 @@ pub fn merge_patch(old: &Value, new: &Value) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::apply::Retry;
     use crate::plan::testing::at;
+    use api::drive::EraseLevel;
     use api::testing::noon;
     use serde_json::json;
 
@@ -333,6 +369,84 @@ mod tests {
                 "{step:?} {action:?}"
             );
         }
+    }
+
+    /// The agent dies after the last piece and before the proof, and goes on from the cursor with nothing left to do.
+    #[test]
+    fn a_proof_says_how_what_was_erased_before_an_interruption_was() {
+        let erase = |done_bytes| Action::Erase {
+            done_bytes,
+            total_bytes: 1024,
+        };
+        let piece = |done_bytes, methods: &str| Outcome::Partly {
+            done_bytes,
+            total_bytes: 1024,
+            offloaded: true,
+            methods: methods.to_owned(),
+        };
+        let end = |methods: &str| Outcome::Erased {
+            methods: methods.to_owned(),
+            bytes: 1024,
+            level: EraseLevel::Logical,
+        };
+        let method = |status: DriveStatus, outcome: &Outcome| {
+            let erased = after(status, outcome, noon()).erased.unwrap();
+            erased.method
+        };
+        let drive = crate::plan::testing::drive();
+        // What was proved when it was made says nothing of its removal.
+        let made = after(DriveStatus::default(), &end("zero-writes"), noon());
+        let fresh = begun(&drive, &made, &erase(0), noon());
+        let fresh = after(fresh, &piece(512, "punch-hole"), noon());
+        let done = after(fresh, &piece(1024, "punch-hole, zero-range"), noon());
+        assert_eq!(
+            method(done.clone(), &end("punch-hole, zero-range")),
+            "punch-hole, zero-range"
+        );
+        // Killed here, and begun again with the cursor at its end.
+        let again = begun(&drive, &done, &erase(1024), noon());
+        assert_eq!(method(again, &end("")), "punch-hole, zero-range");
+        // Killed half-way: the rest is done otherwise.
+        let again = begun(&drive, &done, &erase(512), noon());
+        let again = after(again, &piece(1024, "write-zeroes"), noon());
+        assert_eq!(
+            method(again, &end("write-zeroes")),
+            "punch-hole, zero-range, write-zeroes"
+        );
+        // From the start, all is done anew.
+        let anew = begun(&drive, &done, &erase(0), noon());
+        assert_eq!(method(anew, &end("zero-writes")), "zero-writes");
+        // Its cells first, as it was.
+        let cells = "format-crypto, punch-hole, zero-range";
+        assert_eq!(method(done, &end(cells)), cells);
+    }
+
+    #[test]
+    fn what_does_not_read_as_zero_is_proved_by_nothing_and_erased_anew() {
+        let drive = at(Step::Verify);
+        let proved = Outcome::Erased {
+            methods: "punch-hole".to_owned(),
+            bytes: 1024,
+            level: EraseLevel::Logical,
+        };
+        let status = after(drive.status.clone().unwrap_or_default(), &proved, noon());
+        assert!(status.erased.is_some());
+        let why = Refusal::new(Reason::VerifyFailed, "1 at 512", Retry::OnChange);
+        let status = refused(&drive, status, &why, noon());
+        let progress = status.progress.unwrap();
+        assert_eq!((status.erased, progress.step), (None, Step::Erase));
+        assert_eq!((progress.done_bytes, progress.methods.as_str()), (0, ""));
+    }
+
+    /// A read that fails says nothing of what is there: not one byte is written for it.
+    #[test]
+    fn what_cannot_be_read_back_is_read_again_and_not_erased_again() {
+        let drive = at(Step::Verify);
+        let before = drive.status.clone().unwrap_or_default();
+        let why = Refusal::new(Reason::ReadFailed, "read 4096 bytes at 512", Retry::Later);
+        let status = refused(&drive, before.clone(), &why, noon());
+        assert_eq!(status.progress, before.progress);
+        assert_eq!(status.erased, before.erased);
     }
 
     #[test]

@@ -43,6 +43,17 @@ pub enum WorkerError {
     Failed,
 }
 
+impl WorkerError {
+    /// Whether it is the drive that owes an answer.
+    #[must_use]
+    pub const fn blames_drive(self) -> bool {
+        match self {
+            Self::Stuck | Self::TimedOut(_) => true,
+            Self::Full | Self::Failed => false,
+        }
+    }
+}
+
 type Job = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
@@ -51,6 +62,38 @@ struct LaneState {
     stuck: Arc<AtomicBool>,
     /// Jobs that wait or run.
     jobs: Arc<AtomicUsize>,
+}
+
+/// The answer of one job: a lane is stuck only by a job that runs still. Whoever comes second, the job's end or its
+/// deadline, finds what the first has said.
+#[derive(Clone)]
+struct Owed {
+    ended: Arc<Mutex<bool>>,
+    stuck: Arc<AtomicBool>,
+}
+
+impl Owed {
+    fn of(lane: &LaneState) -> Self {
+        Self {
+            ended: Arc::default(),
+            stuck: Arc::clone(&lane.stuck),
+        }
+    }
+
+    /// The job has ended.
+    fn answered(&self) {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        *ended = true;
+        self.stuck.store(false, Ordering::Release);
+    }
+
+    /// Its deadline has passed.
+    fn missed(&self) {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*ended {
+            self.stuck.store(true, Ordering::Release);
+        }
+    }
 }
 
 /// The threads of one drive. Clones share them; they end when the last clone is dropped and their jobs are done.
@@ -92,10 +135,11 @@ impl Worker {
             return Err(WorkerError::Stuck);
         }
         let (answer, answered) = oneshot::channel();
-        let (stuck, jobs) = (Arc::clone(&state.stuck), Arc::clone(&state.jobs));
+        let (jobs, owed) = (Arc::clone(&state.jobs), Owed::of(state));
+        let ends = owed.clone();
         let job: Job = Box::new(move || {
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
-            stuck.store(false, Ordering::Release);
+            ends.answered();
             jobs.fetch_sub(1, Ordering::AcqRel);
             if let Ok(value) = result {
                 drop(answer.send(value));
@@ -110,7 +154,7 @@ impl Worker {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(_)) => Err(WorkerError::Failed),
             Err(_) => {
-                state.stuck.store(true, Ordering::Release);
+                owed.missed();
                 tracing::warn!(drive = %self.name, ?lane, "A drive does not answer; its calls are refused until it does");
                 Err(WorkerError::TimedOut(timeout.as_secs()))
             }
@@ -198,6 +242,20 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(hung.call(|| 4).await, Ok(4));
+    }
+
+    /// The deadline passes, the job ends, and only then the caller gets to say so.
+    #[test]
+    fn a_job_that_ended_leaves_no_lane_stuck() {
+        let lane = LaneState::default();
+        let is_stuck = || lane.stuck.load(Ordering::Acquire);
+        let late = Owed::of(&lane);
+        late.missed();
+        assert!(is_stuck());
+        late.answered();
+        assert!(!is_stuck());
+        late.missed();
+        assert!(!is_stuck());
     }
 
     #[tokio::test]

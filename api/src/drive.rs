@@ -421,6 +421,9 @@ pub struct Progress {
     /// The method of erasing that the cursor is of. A person may ask for another one, and then it begins anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<EraseMethod>,
+    /// How it was erased up to the cursor: the methods that did a piece, in order.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub methods: String,
     /// It is of a removal: what was erased before the drive was in use is not what is to be erased now.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub removal: bool,

@@ -107,6 +107,7 @@ reasons! {
     UringRefused: "io_uring_setup was refused (a seccomp profile); threads are used", "let the agent's seccomp profile allow io_uring_setup, io_uring_enter and io_uring_register, or run the agent without one (privileged)";
     UringNoMemory: "io_uring_setup was refused for want of memory that may be locked (RLIMIT_MEMLOCK); threads are used", "let the agent lock more memory (systemd: LimitMEMLOCK=64M), or give it CAP_IPC_LOCK";
     UringUnsupported: "the kernel has no io_uring; threads are used", "a kernel of 5.15 or later";
+    UringEnded: "the ring that reads what devices hold has ended; threads are used for that", "start the agent again, and report what its log says";
     ThreadsFaster: "io_uring leaves each read of this device to a kernel worker, and threads take less than half as long; threads are used", "";
     ThreadsChosen: "threads were asked for", "";
 

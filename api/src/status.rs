@@ -126,6 +126,7 @@ pub const fn code(reason: Reason) -> Code {
         | R::UringRefused
         | R::UringUnsupported
         | R::UringNoMemory
+        | R::UringEnded
         | R::BenchmarkRefused
         | R::StoreNewer
         | R::StoreLocked

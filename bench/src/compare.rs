@@ -16,19 +16,20 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use block::random::Random;
-use block::{ReadOnly, Target};
-use serde_json::{Value, json};
 
+use crate::Usage;
 use crate::args::Compare;
-use crate::{Usage, permit};
+use device::{Device, Holds};
 use figures::{Figures, Goal, Measure, Ratios};
 use ground::{Fill, Loop, Under};
 
+mod device;
 mod erasing;
 mod figures;
 mod ground;
 mod probing;
 mod process;
+mod table;
 mod transfers;
 
 /// One job, done by several.
@@ -65,16 +66,36 @@ impl Side {
         }
     }
 
-    /// The same, but it writes to devices. Each was permitted by its own word at the beginning, and holds since what this
-    /// run writes: before each round it is made sure that it is still that device, and that nobody has begun to use it.
+    /// The same, but it writes to devices, which are held meanwhile: see [`Side::writing`].
     fn writing_to(self, devices: &[Device]) -> Self {
-        let Ok(mut run) = self.run else {
-            return self;
-        };
+        match self.run {
+            Ok(mut run) => Self::writing(self.name, devices, move |_| run()),
+            Err(why) => Self {
+                name: self.name,
+                run: Err(why),
+            },
+        }
+    }
+
+    /// One who writes to devices. Each was permitted by its own word at the beginning, and holds since what this run wrote:
+    /// before each round it is made sure that it is still that device, that it holds nothing else, and that nobody has begun
+    /// to use it; after each, that it holds nothing but what such a round leaves. In between it is held, so that nobody begins
+    /// to use it, until `run` lets go of it for a program that takes its own hold.
+    fn writing(
+        name: &'static str,
+        devices: &[Device],
+        mut run: impl FnMut(&mut Holds) -> anyhow::Result<Figures> + 'static,
+    ) -> Self {
         let devices = devices.to_vec();
-        Self::new(self.name, move || {
-            devices.iter().try_for_each(Device::refuse_another)?;
-            run()
+        Self::new(name, move || {
+            let mut holds = Holds::take(&devices)?;
+            let figures = run(&mut holds);
+            // A round that fails leaves what is ours, too: nobody else is blamed for it later.
+            let left = devices.iter().map(Device::remember).collect::<Vec<_>>();
+            drop(holds);
+            let figures = figures?;
+            left.into_iter().collect::<anyhow::Result<()>>()?;
+            Ok(figures)
         })
     }
 
@@ -99,57 +120,6 @@ struct Lab {
     given: Vec<Device>,
     /// What must live as long as the contest.
     kept: std::cell::RefCell<Vec<Box<dyn std::any::Any>>>,
-}
-
-/// A device that may be written to.
-#[derive(Clone, Debug)]
-struct Device {
-    path: PathBuf,
-    /// What it is; empty where nobody permitted to write to it.
-    identity: String,
-    size_bytes: u64,
-    /// A file of random bytes as long as the device, for those that are written over between two rounds.
-    pattern: PathBuf,
-}
-
-impl Device {
-    /// One of our own.
-    fn made(made: &Loop, size_bytes: u64) -> anyhow::Result<Self> {
-        Ok(Self {
-            identity: permit::identity_of(&made.path)?,
-            path: made.path.clone(),
-            size_bytes,
-            pattern: PathBuf::new(),
-        })
-    }
-
-    /// One that was given; it may be written to, if its word was given too.
-    fn given(path: &Path, word: Option<&str>) -> anyhow::Result<Self> {
-        let target = Target::<ReadOnly>::open(path)?;
-        let identity = match word {
-            Some(_) => {
-                permit::writable(path, false, word)?;
-                permit::identity_of(path)?
-            }
-            None => String::new(),
-        };
-        Ok(Self {
-            path: path.to_path_buf(),
-            identity,
-            size_bytes: target.geometry().size_bytes,
-            pattern: PathBuf::new(),
-        })
-    }
-
-    fn refuse_another(&self) -> anyhow::Result<()> {
-        let now = permit::identity_of(&self.path)?;
-        anyhow::ensure!(
-            now == self.identity,
-            "{} is another device than at the beginning: nothing more is written",
-            self.path.display()
-        );
-        permit::refuse_in_use(&self.path)
-    }
 }
 
 impl Lab {
@@ -317,12 +287,16 @@ pub(crate) fn compare(args: &Compare, cancel: &AtomicBool) -> anyhow::Result<Exi
         let known: Vec<&str> = CONTESTS.iter().map(|(name, _)| *name).collect();
         return Err(Usage(format!("--only {unknown}: not one of {}", known.join(", "))).into());
     }
+    let given = args.given()?;
+    // Short enough for every reader of JSON.
+    let seed = crate::number() >> 32;
+    let mut random = Random::new(seed);
     let mut lines = Vec::new();
     let mut failed = false;
     for (name, make) in chosen {
-        let lab = args.lab()?;
+        let lab = args.lab(given.clone())?;
         say(&format!("{name} ..."));
-        match make(&lab).and_then(|contest| hold(contest, args.rounds, cancel)) {
+        match make(&lab).and_then(|contest| hold(contest, args.rounds, &mut random, cancel)) {
             Ok(held) => lines.extend(held),
             Err(error) => match error.downcast::<Skipped>() {
                 Ok(skipped) => say(&format!("{name}: left out: {skipped}")),
@@ -338,22 +312,28 @@ pub(crate) fn compare(args: &Compare, cancel: &AtomicBool) -> anyhow::Result<Exi
         }
     }
     let text = if args.json {
-        format!("{:#}\n", as_json(&lines, args.rounds))
+        format!("{:#}\n", table::as_json(&lines, args.rounds, seed))
     } else {
-        as_text(&lines, args.rounds)
+        table::as_text(&lines, args.rounds)
     };
     let _gone = std::io::stdout().write_all(text.as_bytes()).is_err();
-    let short = lines
-        .iter()
-        .filter_map(|line| line.result.as_ref().ok().map(|shown| (line, shown)))
-        .any(|(line, shown)| shown.ratios.against(line.goal) == figures::Outcome::Short);
-    Ok(if failed || cancel.load(Ordering::Relaxed) {
-        ExitCode::from(crate::FAILED)
-    } else if args.check && short {
-        ExitCode::from(crate::REFUSED)
+    let ended = failed || cancel.load(Ordering::Relaxed);
+    Ok(ExitCode::from(code(&lines, args.check, ended)))
+}
+
+/// What a comparison exits with: of one that failed or was ended nothing is judged, and without `--check` nothing at all.
+fn code(lines: &[Line], check: bool, ended: bool) -> u8 {
+    let is_short = |line: &Line| {
+        let shown = line.result.as_ref().ok();
+        shown.is_some_and(|shown| shown.ratios.against(line.goal) == figures::Outcome::Short)
+    };
+    if ended {
+        crate::FAILED
+    } else if check && lines.iter().any(is_short) {
+        crate::REFUSED
     } else {
-        ExitCode::SUCCESS
-    })
+        0
+    }
 }
 
 /// What takes minutes says where it is.
@@ -362,7 +342,8 @@ fn say(text: &str) {
 }
 
 impl Compare {
-    fn lab(&self) -> anyhow::Result<Lab> {
+    /// The devices that were given, each permitted by its word: once, for what is written here is nobody's word.
+    fn given(&self) -> anyhow::Result<Vec<Device>> {
         if !self.fingerprint.is_empty() && self.fingerprint.len() != self.devices.len() {
             return Err(Usage(
                 "give one --fingerprint for each device, in the same order, or none".into(),
@@ -371,9 +352,12 @@ impl Compare {
         }
         let mut words = self.fingerprint.iter().map(String::as_str);
         let given = self.devices.iter();
-        let given: Vec<Device> = given
+        given
             .map(|path| Device::given(path, words.next()))
-            .collect::<anyhow::Result<_>>()?;
+            .collect()
+    }
+
+    fn lab(&self, given: Vec<Device>) -> anyhow::Result<Lab> {
         let path = self.t_io_uring.clone();
         if let Some(missing) = path.as_ref().filter(|path| !path.is_file()) {
             return Err(Usage(format!("--t-io-uring {}: no such file", missing.display())).into());
@@ -391,9 +375,17 @@ impl Compare {
 }
 
 /// Holds one contest.
-fn hold(mut contest: Contest, rounds: u32, cancel: &AtomicBool) -> anyhow::Result<Vec<Line>> {
+fn hold(
+    mut contest: Contest,
+    rounds: u32,
+    random: &mut Random,
+    cancel: &AtomicBool,
+) -> anyhow::Result<Vec<Line>> {
     let mut shown: Vec<Vec<Option<Figures>>> = Vec::new();
-    let mut random = Random::new(u64::from(rounds) ^ 0x9e37);
+    // Nobody is measured for nothing.
+    if contest.sides.first().is_some_and(|ours| ours.run.is_err()) {
+        return Ok(lines(contest, &shown));
+    }
     for round in 0..rounds {
         let mut order: Vec<usize> = (0..contest.sides.len()).collect();
         for last in (1..order.len()).rev() {
@@ -461,103 +453,49 @@ fn lines(contest: Contest, shown: &[Vec<Option<Figures>>]) -> Vec<Line> {
         .collect()
 }
 
-fn as_text(lines: &[Line], rounds: u32) -> String {
-    let mut table = vec![
-        [
-            "what",
-            "ours",
-            "peer",
-            "peer's",
-            "ratio",
-            "min–max",
-            "goal",
-            "",
-        ]
-        .map(str::to_owned),
-    ];
-    let mut notes = Vec::new();
-    for line in lines {
-        let mut cells = [
-            line.name.clone(),
-            String::new(),
-            line.peer.to_owned(),
-            String::new(),
-            String::new(),
-            String::new(),
-            line.goal.to_string(),
-            String::new(),
-        ];
-        match &line.result {
-            Ok(shown) => {
-                let ratios = &shown.ratios;
-                cells[1] = line.measure.text(shown.ours);
-                cells[3] = line.measure.text(shown.peers);
-                cells[4] = format!("{:.2}", ratios.median());
-                cells[5] = format!("{:.2}–{:.2}", ratios.quantile(0.0), ratios.quantile(1.0));
-                cells[7] = ratios.against(line.goal).as_str().to_owned();
-            }
-            Err(why) => cells[1] = why.clone(),
-        }
-        table.push(cells);
-        if !notes.contains(&line.what) {
-            notes.push(line.what.clone());
-        }
-    }
-    let width = |column: usize| {
-        let cells = table.iter().skip(usize::from(column == 1));
-        let of = |cells: &[String; 8]| cells.get(column).map_or(0, |cell| cell.chars().count());
-        cells
-            .map(of)
-            .filter(|width| *width < 24 || column != 1)
-            .max()
-            .unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..8).map(width).collect();
-    let mut text = String::new();
-    for cells in &table {
-        let padded: Vec<String> = cells
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:<width$}"))
-            .collect();
-        text += padded.join("  ").trim_end();
-        text += "\n";
-    }
-    text += &format!(
-        "\nMedians of {rounds} rounds; a ratio is ours over the peer's, of times the peer's over ours.\n"
-    );
-    text
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn as_json(lines: &[Line], rounds: u32) -> Value {
-    let rows: Vec<Value> = lines
-        .iter()
-        .map(|line| match &line.result {
-            Ok(shown) => json!({
-                "name": line.name,
-                "what": line.what,
-                "peer": line.peer,
-                "ours": shown.ours,
-                "peers": shown.peers,
-                "ratio": {
-                    "median": shown.ratios.median(),
-                    "min": shown.ratios.quantile(0.0),
-                    "max": shown.ratios.quantile(1.0),
-                    "lowerQuartile": shown.ratios.quantile(0.25),
-                    "upperQuartile": shown.ratios.quantile(0.75),
-                },
-                "goal": line.goal.to_string(),
-                "outcome": shown.ratios.against(line.goal).as_str(),
-            }),
-            Err(why) => json!({
-                "name": line.name,
-                "what": line.what,
-                "peer": line.peer,
-                "goal": line.goal.to_string(),
-                "outcome": "missing",
-                "why": why,
-            }),
-        })
-        .collect();
-    json!({ "rounds": rounds, "rows": rows })
+    fn line(ratios: &[f64]) -> Line {
+        let shown = Ratios::new(ratios.to_vec()).map(|ratios| Shown {
+            ours: 1.0,
+            peers: 1.0,
+            ratios,
+        });
+        Line {
+            name: "nop".into(),
+            what: "no-ops".into(),
+            peer: "another",
+            measure: Measure::Iops,
+            goal: Goal::AtLeast(1.0),
+            result: shown.ok_or_else(|| "it is not on this machine".to_owned()),
+        }
+    }
+
+    #[test]
+    fn only_what_is_short_and_was_to_be_checked_is_told_by_the_exit_code() {
+        let (met, close, short) = ([1.0, 1.1, 1.2], [0.8, 0.9, 1.2], [0.7, 0.8, 0.9]);
+        for (lines, check, ended, wanted) in [
+            (vec![line(&met), line(&close), line(&[])], true, false, 0),
+            (vec![line(&met), line(&short)], true, false, crate::REFUSED),
+            (vec![line(&met), line(&short)], false, false, 0),
+            (vec![line(&short)], true, true, crate::FAILED),
+            (vec![line(&met)], false, true, crate::FAILED),
+            (vec![], true, false, 0),
+        ] {
+            assert_eq!(code(&lines, check, ended), wanted);
+        }
+    }
+
+    #[test]
+    fn the_help_names_every_contest() {
+        let (_, named) = crate::args::COMPARE_HELP
+            .split_once("for --only: ")
+            .and_then(|(before, after)| Some((before, after.split_once('.')?.0)))
+            .unwrap();
+        let named: Vec<&str> = named.split(',').map(str::trim).collect();
+        let held: Vec<&str> = CONTESTS.iter().map(|(name, _)| *name).collect();
+        assert_eq!(named, held);
+    }
 }

@@ -10,8 +10,9 @@ use anyhow::Context as _;
 use block::bulk;
 use block::claim::CLAIM_BYTES;
 use block::erase::run::{Erased, Eraser, erase};
-use block::erase::{Course, Found, Limiter, Ours, Plan, Range, Wanted, Warrant, part_at};
-use block::{Backend, ReadWrite, Target};
+use block::erase::{Course, Found, Limiter, Ours, Plan, Range, Wanted, Warrant, part_at, rings};
+use block::uring::RingFlags;
+use block::{Backend, Choice, ReadWrite, Target};
 
 use crate::args::{Erase, EraseHow, EraseVerify};
 use crate::{Usage, permit};
@@ -44,7 +45,7 @@ pub(crate) fn erase_all(args: &Erase, cancel: &AtomicBool) -> anyhow::Result<Exi
         });
         permitted.collect::<anyhow::Result<_>>()
     })?;
-    let backend = block::probe_backend(args.engine.into())?;
+    let flags = ring_flags(args.engine.into(), held.len())?;
     let limiter = Arc::new(Limiter::new(args.rate));
     let shown = Mutex::new(std::io::stdout());
     let failures: Vec<anyhow::Error> = std::thread::scope(|scope| {
@@ -52,7 +53,7 @@ pub(crate) fn erase_all(args: &Erase, cancel: &AtomicBool) -> anyhow::Result<Exi
             .iter()
             .map(|target| {
                 let (limiter, shown) = (Arc::clone(&limiter), &shown);
-                scope.spawn(move || one(target, args, backend, limiter, shown, cancel))
+                scope.spawn(move || one(target, args, flags, limiter, shown, cancel))
             })
             .collect();
         threads
@@ -63,25 +64,38 @@ pub(crate) fn erase_all(args: &Erase, cancel: &AtomicBool) -> anyhow::Result<Exi
             })
             .collect()
     });
+    if let Some(why) = bulk::refusal() {
+        crate::note(&format!("threads are used: {why}"));
+    }
     match failures.into_iter().next() {
         Some(first) => Err(first),
         None => Ok(ExitCode::SUCCESS),
     }
 }
 
+/// The flags of the rings by which so many devices are erased; `None` where threads do it, which is said.
+fn ring_flags(choice: Choice, devices: usize) -> anyhow::Result<Option<RingFlags>> {
+    let backend = block::probe_backend(choice)?;
+    let why_threads = match backend {
+        Backend::Threads { why } => Some(why),
+        // Who insists is refused before anything is written; else what is refused later is told later.
+        Backend::Uring { flags } if choice == Choice::Uring => rings::refused(flags, devices),
+        Backend::Uring { .. } => None,
+    };
+    let words = why_threads.map(|why| why.to_string());
+    crate::tell_of_threads(choice, words.as_deref())?;
+    Ok(backend.ring_flags().filter(|_| why_threads.is_none()))
+}
+
 fn one(
     target: &Target<ReadWrite>,
     args: &Erase,
-    backend: Backend,
+    flags: Option<RingFlags>,
     limiter: Arc<Limiter>,
     shown: &Mutex<std::io::Stdout>,
     cancel: &AtomicBool,
 ) -> anyhow::Result<()> {
     let name = target.name();
-    let flags = match backend {
-        Backend::Uring { flags } => Some(flags),
-        Backend::Threads { .. } => None,
-    };
     let eraser = Eraser::new(Arc::clone(target.file()), flags, limiter)?;
     let warrant = warrant(&eraser).with_context(|| format!("{name} cannot be erased"))?;
     let (wanted, by_writes) = match args.method {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use block::Backend;
 use block::probe::{Contents, ProbeError, Prober, Target};
 use nix::sys::stat::{major, minor};
 use serde_json::json;
@@ -24,8 +25,14 @@ pub(crate) fn probe(args: &Probe) -> anyhow::Result<ExitCode> {
 #[expect(clippy::disallowed_methods, reason = "the clock at the rim")]
 async fn all(args: &Probe) -> anyhow::Result<ExitCode> {
     let start = Instant::now();
-    let backend = block::probe_backend(args.engine.into())?;
-    let prober = Prober::start(matches!(backend, block::Backend::Uring { .. }))?;
+    let choice = args.engine.into();
+    let backend = block::probe_backend(choice)?;
+    let prober = Prober::start(backend.ring_flags().is_some())?;
+    let why_threads = match backend {
+        Backend::Threads { why } => Some(why.to_string()),
+        Backend::Uring { .. } => prober.why_threads(),
+    };
+    crate::tell_of_threads(choice, why_threads.as_deref())?;
     let mut probes = JoinSet::new();
     for path in &args.devices {
         let (prober, path, deadline) = (prober.clone(), path.clone(), args.deadline);
@@ -57,6 +64,10 @@ async fn all(args: &Probe) -> anyhow::Result<ExitCode> {
         if writeln!(out, "{line}").is_err() {
             break;
         }
+    }
+    if why_threads.is_none() {
+        // It may have ended meanwhile.
+        crate::tell_of_threads(choice, prober.why_threads().as_deref())?;
     }
     Ok(if failed {
         ExitCode::from(crate::FAILED)

@@ -17,10 +17,11 @@ use block::random::Random;
 use block::sim::{SimClock, SimDrive};
 use block::uring::passthrough::block_beside;
 use block::{
-    Backend, Choice, Device, Geometry, Mode, Options, ReadOnly, ReadWrite, Target, Through,
-    fitting, open, open_passthrough, open_polled, probe_backend,
+    Backend, Choice, Device, Geometry, Mode, OpenError, Opened, Options, ReadOnly, ReadWrite,
+    Target, Through, fitting, open, open_else_threads, open_passthrough, open_polled,
+    probe_backend,
 };
-use clap::{CommandFactory as _, FromArgMatches as _};
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nix::sys::signal::{SigSet, Signal};
 use serde_json::{Map, Value};
@@ -43,11 +44,8 @@ fn main() -> ExitCode {
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let done = match cli.command {
         Command::Run(args) => {
-            let beside = matches
-                .subcommand_matches("run")
-                .map(args::beside_a_job_file)
-                .unwrap_or_default();
-            run_jobs(&args, &beside)
+            let given = matches.subcommand_matches("run");
+            run_jobs(&args, given.unwrap_or(&matches))
         }
         Command::Probe(args) => look::probe(&args),
         Command::Erase(args) => {
@@ -63,10 +61,13 @@ fn main() -> ExitCode {
     })
 }
 
-fn run_jobs(args: &Run, beside: &[String]) -> anyhow::Result<ExitCode> {
+fn run_jobs(args: &Run, given: &ArgMatches) -> anyhow::Result<ExitCode> {
     let entries = match args.job_file() {
-        Some(path) => job_file(path, args, beside)?,
+        Some(path) => job_file(path, args, &args::beside_a_job_file(given))?,
         None => {
+            if let Some(words) = args::without_effect(given, args) {
+                return Err(Usage(words.into()).into());
+            }
             let report = measure(args)?;
             if args.format() == Format::Normal {
                 out(&report.text());
@@ -208,7 +209,8 @@ fn measure(args: &Run) -> anyhow::Result<Report> {
             if args.rw.writes() {
                 let target = permit::writable(path, args.write_file, args.fingerprint.as_deref())?;
                 let backend = fitted(choice, backend, &target, args.iodepth);
-                return on(&mut open(backend, target, options)?, args, &cancel);
+                let mut device = opened(choice, backend, target, options, open)?;
+                return on(&mut device, args, &cancel);
             }
             if args.write_file || args.fingerprint.is_some() {
                 let words = "--write-file and --fingerprint go with a pattern that writes";
@@ -241,14 +243,56 @@ fn read(
             note("--passthrough is without effect: threads send no commands");
         }
     }
+    let choice = args.engine.real().unwrap_or_default();
     if args.passthrough {
-        return match open_passthrough(backend, target, options, args.iopoll)? {
+        return match through(choice, backend, target, options, args.iopoll)? {
             Through::Commands(mut drive) => on(&mut drive, args, cancel),
             Through::Blocks(mut device) => on(&mut device, args, cancel),
         };
     }
     let open = if args.iopoll { open_polled } else { open };
-    on(&mut open(backend, target, options)?, args, cancel)
+    on(
+        &mut opened(choice, backend, target, options, open)?,
+        args,
+        cancel,
+    )
+}
+
+/// A drive by its own commands, where it takes them; else, and where no ring is to be had any more, as [`opened`].
+fn through(
+    choice: Choice,
+    backend: Backend,
+    target: Target<ReadOnly>,
+    options: Options,
+    polled: bool,
+) -> anyhow::Result<Through> {
+    match open_passthrough(backend, target.clone(), options, polled) {
+        Err(error) if choice == Choice::Auto && error.is_of_ring() => {
+            opened(choice, backend, target, options, open).map(Through::Blocks)
+        }
+        opened => Ok(opened?),
+    }
+}
+
+/// A device by `open`; where no engine was asked for and no ring is to be had any more, by threads, and said so.
+fn opened<M: Mode>(
+    choice: Choice,
+    backend: Backend,
+    target: Target<M>,
+    options: Options,
+    open: impl FnOnce(Backend, Target<M>, Options) -> Result<Opened<M>, OpenError>,
+) -> anyhow::Result<Opened<M>> {
+    if choice != Choice::Auto {
+        return Ok(open(backend, target, options)?);
+    }
+    let (device, instead) = open_else_threads(backend, target, options, open)?;
+    if let Some(error) = instead {
+        note(&format!(
+            "threads are used: {:#}",
+            anyhow::Error::new(error)
+        ));
+    }
+    Ok(device)
 }
 
 /// The engine that fits the device where none was asked for, and said so where threads are used.
@@ -267,8 +311,18 @@ fn fitted<M: Mode>(choice: Choice, host: Backend, target: &Target<M>, depth: u32
     fitting.backend
 }
 
+/// Refuses threads to who insisted upon io_uring; who chose nothing is told why it is them.
+fn tell_of_threads(choice: Choice, why: Option<&str>) -> anyhow::Result<()> {
+    match (choice, why) {
+        (Choice::Uring, Some(why)) => anyhow::bail!("io_uring was asked for, but {why}"),
+        (Choice::Auto, Some(why)) => note(&format!("threads are used: {why}")),
+        (Choice::Threads, _) | (_, None) => {}
+    }
+    Ok(())
+}
+
 /// Says something beside what was asked for.
-fn note(words: &str) {
+pub(crate) fn note(words: &str) {
     let _gone = writeln!(std::io::stderr(), "ringpv-bench: {words}").is_err();
 }
 

@@ -10,6 +10,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use block::loopdev::Ground;
 use block::probe::{Contents, examine};
 use block::signature::{Found, Kind};
 use block::{ReadOnly, ReadWrite, Target};
@@ -67,6 +68,11 @@ pub(crate) enum Refusal {
         /// The loop device.
         device: String,
     },
+    /// Nothing tells it from other devices.
+    #[error(
+        "{0} has neither a serial number nor a place of its own, so no word is for it alone: this kernel (before 5.15) does not count its devices"
+    )]
+    NoIdentity(PathBuf),
     /// It belongs to RingPV.
     #[error("{0} is a drive of RingPV: measure it with kubectl ringpv bench")]
     Ours(PathBuf),
@@ -83,7 +89,6 @@ pub(crate) fn writable(
             anyhow::Error::new(error).context(format!("cannot open {}", path.display()))
         })?
         .file_type();
-    refuse_loop_ground(path)?;
     if kind.is_block_device() {
         if write_file {
             return Err(Refusal::IsDevice(path.into()).into());
@@ -96,19 +101,24 @@ pub(crate) fn writable(
     if !write_file {
         return Err(Refusal::NeedsWriteFile(path.into()).into());
     }
-    Ok(Target::open_file(path)?)
+    let target = Target::open_file(path)?;
+    refuse_loop_ground(target.file(), path)?;
+    Ok(target)
 }
 
 /// A block device: looked at without disturbing anybody, then held, looked at again, and only then given out.
 fn device(path: &Path, given: Option<&str>) -> anyhow::Result<Target<ReadWrite>> {
     let target = Target::<ReadOnly>::open(path)?;
+    refuse_loop_ground(target.file(), path)?;
     let size_bytes = target.geometry().size_bytes;
     let seen = look(target.file(), path, size_bytes)?;
     seen.permit(path, given)?;
     drop(target);
-    let file = held(path)?;
-    look(&file, path, size_bytes)?.permit(path, given)?;
-    Ok(Target::held(file, path)?)
+    // What is held may be another device than what was looked at, of another size.
+    let Hold(target) = Hold::take(path)?;
+    let size_bytes = target.geometry().size_bytes;
+    look(target.file(), path, size_bytes)?.permit(path, given)?;
+    Ok(target)
 }
 
 /// The word that allows writing to a device as it is now.
@@ -126,9 +136,26 @@ fn look_at(path: &Path) -> anyhow::Result<Seen> {
     look(target.file(), path, target.geometry().size_bytes)
 }
 
-/// Refuses a device that anybody holds: one that is mounted, above all.
-pub(crate) fn refuse_in_use(path: &Path) -> anyhow::Result<()> {
-    held(path).map(drop)
+/// A device that nobody else mounts, or opens exclusively, while this value lives. Whoever opens it otherwise writes as ever:
+/// dd and fio do.
+#[derive(Debug)]
+pub(crate) struct Hold(Target<ReadWrite>);
+
+impl Hold {
+    /// Refuses a device that anybody holds, one that is mounted above all, and one that a loop device stands on.
+    pub(crate) fn take(path: &Path) -> anyhow::Result<Self> {
+        let target = Target::<ReadWrite>::held(held(path)?, path)?;
+        refuse_loop_ground(target.file(), path)?;
+        Ok(Self(target))
+    }
+
+    /// What the device is, and its word, as it is now.
+    pub(crate) fn look(&self) -> anyhow::Result<(String, String)> {
+        let Self(target) = self;
+        let seen = look(target.file(), target.path(), target.geometry().size_bytes)?;
+        let fingerprint = seen.fingerprint();
+        Ok((seen.identity, fingerprint))
+    }
 }
 
 fn held(path: &Path) -> anyhow::Result<File> {
@@ -156,8 +183,9 @@ fn look(file: &File, path: &Path, size_bytes: u64) -> anyhow::Result<Seen> {
         major(device),
         minor(device)
     ));
+    let identity = identity(&sysfs, size_bytes).ok_or_else(|| Refusal::NoIdentity(path.into()))?;
     Ok(Seen {
-        identity: identity(&sysfs, size_bytes),
+        identity,
         contents: examine(file, path, size_bytes)?,
     })
 }
@@ -228,8 +256,9 @@ fn is_ours(found: &Found) -> bool {
 }
 
 /// What tells this device from all others: the first that it has of world-wide name, serial, mapper UUID, backing file;
-/// else its place in the machine. Never the kernel's name alone.
-fn identity(sysfs: &Path, size_bytes: u64) -> String {
+/// else its place in the machine, or for what is only software the kernel's count of devices since its boot. Never the
+/// kernel's name alone.
+fn identity(sysfs: &Path, size_bytes: u64) -> Option<String> {
     let read = |name: &str| {
         let text = std::fs::read_to_string(sysfs.join(name)).ok()?;
         Some(text.split_whitespace().collect::<Vec<_>>().join(" ")).filter(|text| !text.is_empty())
@@ -257,9 +286,15 @@ fn identity(sysfs: &Path, size_bytes: u64) -> String {
     })
     .or_else(|| {
         let place = std::fs::canonicalize(sysfs).ok()?;
-        Some(format!("place {}", place.display()))
+        let is_fixed = !place.starts_with("/sys/devices/virtual");
+        is_fixed.then(|| format!("place {}", place.display()))
     })
-    .unwrap_or_else(|| "unknown".into());
+    .or_else(|| {
+        Some(format!(
+            "the {}th device since the boot",
+            read(&format!("{disk}diskseq"))?
+        ))
+    })?;
     let model =
         read(&format!("{disk}device/model")).map_or(String::new(), |model| format!("{model}, "));
     let partition = read("partition").map_or(String::new(), |number| {
@@ -268,24 +303,30 @@ fn identity(sysfs: &Path, size_bytes: u64) -> String {
             read("start").unwrap_or_default()
         )
     });
-    format!("{model}{name}{partition}, {size_bytes} bytes")
+    Some(format!("{model}{name}{partition}, {size_bytes} bytes"))
 }
 
-/// Loop devices do not hold what they stand on; so look who stands on this.
-fn refuse_loop_ground(path: &Path) -> Result<(), Refusal> {
-    let Ok(real) = std::fs::canonicalize(path) else {
-        return Ok(());
-    };
+/// Loop devices do not hold what they stand on; so each is asked whether it is this. One that this process may not open
+/// is taken to stand on what its path leads to here.
+fn refuse_loop_ground(file: &File, path: &Path) -> anyhow::Result<()> {
     let Ok(devices) = std::fs::read_dir("/sys/block") else {
         return Ok(());
     };
     for device in devices.flatten() {
-        let ground = std::fs::read_to_string(device.path().join("loop/backing_file"));
-        if ground.is_ok_and(|ground| Path::new(ground.trim_end_matches('\n')) == real) {
+        let Ok(ground) = std::fs::read_to_string(device.path().join("loop/backing_file")) else {
+            continue;
+        };
+        let node = Path::new("/dev").join(device.file_name());
+        let told = File::open(&node).ok().and_then(|it| Ground::of(&it).ok());
+        let ground = told.unwrap_or_else(|| Ground::at(Path::new(ground.trim_end_matches('\n'))));
+        if let Some(ground) = ground
+            && ground.is(file)?
+        {
             return Err(Refusal::BacksLoop {
                 path: path.into(),
-                device: format!("/dev/{}", device.file_name().to_string_lossy()),
-            });
+                device: node.display().to_string(),
+            }
+            .into());
         }
     }
     Ok(())
@@ -368,7 +409,7 @@ mod tests {
             std::fs::write(path, text).unwrap();
         };
         let disk = sysfs.path().join("disk");
-        let of = |path: &Path| identity(path, 512);
+        let of = |path: &Path| identity(path, 512).unwrap();
         write("disk/size", "1");
         assert!(of(&disk).starts_with("place /"));
         write("disk/loop/backing_file", "/a b/c.img\n");

@@ -76,13 +76,8 @@ impl Stamp {
         for (byte, field) in block.iter_mut().zip(header) {
             *byte = field;
         }
-        let mut random = self.pattern();
         let body = block.get_mut(HEADER_BYTES..).unwrap_or_default();
-        for chunk in body.chunks_mut(8) {
-            for (byte, random) in chunk.iter_mut().zip(random.bits().to_le_bytes()) {
-                *byte = random;
-            }
-        }
+        self.pattern().fill(body);
         let crc = crc(block).to_le_bytes();
         let place = block.get_mut(CRC_AT..CRC_AT + 4).unwrap_or_default();
         for (byte, field) in place.iter_mut().zip(crc) {

@@ -105,6 +105,26 @@ fn exit_codes() {
             0,
             "",
         ),
+        (
+            &["--engine", "null", "--sim-model", "disk"],
+            2,
+            "--sim-model goes with --engine sim",
+        ),
+        (
+            &[&path, "--rwmixread", "70"],
+            2,
+            "--rwmixread goes with a mixed pattern",
+        ),
+        (
+            &[&path, "--ss-ramp", "1"],
+            2,
+            "--ss-ramp goes with --steady-state",
+        ),
+        (
+            &[&path, "--ss_dur", "5s"],
+            2,
+            "--steady-state-duration goes with --steady-state",
+        ),
         (&[], 2, "name a block device or a file"),
         (&["--rw", "sideways"], 2, "randread"),
         (&[&path, "--bs", "1000"], 2, "not a multiple"),

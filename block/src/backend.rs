@@ -100,6 +100,8 @@ pub enum WhyThreads {
     },
     /// EPERM though the sysctl allows it: a sandbox, a container's seccomp profile most likely.
     Seccomp,
+    /// The ring that reads what devices hold worked, and has ended.
+    Ended,
     /// The ring works, and threads are faster on this device.
     Faster(Timing),
     /// ENOSYS: the kernel was built without io_uring, or a sandbox says so.
@@ -120,6 +122,16 @@ pub enum WhyThreads {
     },
 }
 
+impl WhyThreads {
+    /// What it means that `step` was refused.
+    pub(crate) fn refused(step: &'static str, errno: Errno) -> Self {
+        explain(
+            uring::ProbeFailure::Step { step, errno },
+            io_uring_disabled(),
+        )
+    }
+}
+
 impl fmt::Display for WhyThreads {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -130,6 +142,7 @@ impl fmt::Display for WhyThreads {
             Self::Seccomp => f.write_str(
                 "io_uring_setup is refused (EPERM) though kernel.io_uring_disabled allows it: a seccomp profile",
             ),
+            Self::Ended => f.write_str("the ring that reads what devices hold has ended"),
             Self::Faster(timing) => write!(
                 f,
                 "io_uring leaves each read of this device to a kernel worker: {timing}"
@@ -179,6 +192,27 @@ pub fn open<M: Mode>(
         Backend::Uring { flags } => Opened::Ring(Ring::new(target, options, flags)?),
         Backend::Threads { .. } => Opened::Blocking(Blocking::new(target, options)?),
     })
+}
+
+/// By `open` where that can be had, else by threads, and why it is them. For who did not insist upon io_uring: a ring may be
+/// refused at any time after one worked, by a sysctl or for want of memory or files.
+///
+/// # Errors
+/// [`OpenError`]: not for want of a ring.
+pub fn open_else_threads<M: Mode>(
+    backend: Backend,
+    target: Target<M>,
+    options: Options,
+    open: impl FnOnce(Backend, Target<M>, Options) -> Result<Opened<M>, OpenError>,
+) -> Result<(Opened<M>, Option<OpenError>), OpenError> {
+    match open(backend, target.clone(), options) {
+        Ok(opened) => Ok((opened, None)),
+        Err(error) if error.is_of_ring() => {
+            let threads = Blocking::new(target, options)?;
+            Ok((Opened::Blocking(threads), Some(error)))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// The same for a reader that polls where the device can (see [`uring::polled`]). Threads do not poll.
@@ -372,6 +406,28 @@ mod tests {
         for (found, expected) in cases {
             assert_eq!(found, expected);
         }
+    }
+
+    #[test]
+    fn a_ring_refused_after_one_worked_gives_way_to_threads_and_says_so() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        let target = Target::<ReadOnly>::open(file.path()).unwrap();
+        let backend = Backend::Uring {
+            flags: RingFlags::Plain,
+        };
+        for errno in [Errno::ENOMEM, Errno::EPERM, Errno::EMFILE] {
+            let path = file.path().to_path_buf();
+            let step = "setup";
+            let refuse = |_, _, _| Err(OpenError::Ring { path, step, errno });
+            let opened = open_else_threads(backend, target.clone(), Options::new(4, 512), refuse);
+            let (opened, why) = opened.unwrap();
+            assert_eq!(opened.engine(), "threads");
+            assert!(matches!(why, Some(OpenError::Ring { .. })), "{why:?}");
+        }
+        let options = Options::new(0, 512);
+        let depth = open_else_threads(backend, target, options, open).unwrap_err();
+        assert!(matches!(depth, OpenError::Depth { .. }), "{depth}");
     }
 
     #[test]

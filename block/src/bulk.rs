@@ -4,19 +4,21 @@
 //! one registered piece of memory, which is faster than any buffer of a transfer's own (kernel-notes/11). Reading
 //! back runs on tokio-uring: a thread of its own with [`LANES`] transfers of at most [`TRANSFER_BYTES`] in flight (more
 //! gains nothing and delays the device's neighbours); no memory is shared with a transfer in flight: a buffer goes in and
-//! comes home. Where io_uring does not work, plain threads do both with `pread` and `pwrite`.
+//! comes home. Where io_uring does not work, or is refused when the first is read back, plain threads do both with
+//! `pread` and `pwrite`.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::mpsc as answers;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 
 use tokio::sync::mpsc;
 use tokio_uring::buf::BoundedBuf as _;
 
 use crate::erase::{Limiter, Range};
+use crate::error::errno_of;
 use crate::uring::{RingFlags, zeroes};
 
 /// Bytes of one transfer.
@@ -58,14 +60,43 @@ struct Job {
     answer: answers::Sender<Result<Option<u64>, BulkError>>,
 }
 
+/// Who reads back.
+#[derive(Debug, Default)]
+enum Reader {
+    /// Nothing was read yet.
+    #[default]
+    None,
+    /// The thread whose ring reads takes its jobs here.
+    Ring(mpsc::Sender<Job>),
+    /// A ring was refused: plain threads, for good.
+    Threads,
+}
+
+/// What was said when a ring was refused for the first time: once is enough for all devices.
+static REFUSAL: OnceLock<String> = OnceLock::new();
+
+/// Says that a ring was refused.
+fn refused(what_for: &str, error: &io::Error) {
+    REFUSAL.get_or_init(|| {
+        tracing::warn!(%error, "io_uring is refused for {what_for}; threads do it");
+        format!("io_uring is refused for {what_for}: {}", errno_of(error))
+    });
+}
+
+/// Why threads moved what rings were to move, if ever they did in this process.
+#[must_use]
+pub fn refusal() -> Option<&'static str> {
+    REFUSAL.get().map(String::as_str)
+}
+
 /// Moves much of one device at once.
 #[derive(Debug)]
 pub struct Bulk {
     file: Arc<File>,
     limiter: Arc<Limiter>,
     uring: Option<RingFlags>,
-    /// Where the thread whose ring reads takes its jobs from; it begins with the first.
-    reader: Mutex<Option<mpsc::Sender<Job>>>,
+    /// It begins with the first that is read.
+    reader: Mutex<Reader>,
 }
 
 impl Bulk {
@@ -82,40 +113,97 @@ impl Bulk {
 
     /// Writes zeroes over `range`. Without a flush: who writes much flushes once.
     pub fn zero(&self, range: Range) -> Result<(), BulkError> {
-        let by_threads = || by_threads(&self.file, &self.limiter, Verb::Zero, range).map(drop);
-        let Some(flags) = self.uring else {
-            return by_threads();
-        };
-        match zeroes::write(&self.file, range, flags, &self.limiter) {
-            Ok(()) => Ok(()),
-            // No more memory may be locked: it goes without.
-            Err((_, source)) if source.raw_os_error() == Some(libc::ENOMEM) => by_threads(),
-            Err((part, source)) => Err(Verb::Zero.failed(part, source)),
+        match self.uring {
+            Some(flags) => self.zero_by(range, |range| {
+                zeroes::write(&self.file, range, flags, &self.limiter)
+            }),
+            None => by_threads(&self.file, &self.limiter, Verb::Zero, range).map(drop),
         }
     }
 
-    /// The thread that reads, which ends when this is dropped. Most that are zeroed are never read back.
-    fn reader(&self) -> io::Result<mpsc::Sender<Job>> {
-        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sender) = &*reader {
-            return Ok(sender.clone());
+    /// By a ring, else by threads.
+    fn zero_by(
+        &self,
+        range: Range,
+        ring: impl FnOnce(Range) -> Result<(), zeroes::Failure>,
+    ) -> Result<(), BulkError> {
+        let by_threads = || by_threads(&self.file, &self.limiter, Verb::Zero, range).map(drop);
+        match ring(range) {
+            Ok(()) => Ok(()),
+            // It worked when the process began; a sysctl, or what may be locked or opened, changed since.
+            Err(zeroes::Failure::Ring(error)) => {
+                refused("writing zeroes", &error);
+                by_threads()
+            }
+            // No more memory may be locked: it goes without.
+            Err(zeroes::Failure::Write(_, source))
+                if source.raw_os_error() == Some(libc::ENOMEM) =>
+            {
+                by_threads()
+            }
+            Err(zeroes::Failure::Write(part, source)) => Err(Verb::Zero.failed(part, source)),
         }
+    }
+
+    /// The ring that reads, whose thread ends when this is dropped; `start` makes one where there is none, or where that
+    /// which there was has died. `None` where a ring is refused. Most that are zeroed are never read back.
+    fn ring(
+        &self,
+        start: impl FnOnce() -> io::Result<mpsc::Sender<Job>>,
+    ) -> Option<mpsc::Sender<Job>> {
+        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*reader {
+            Reader::Threads => return None,
+            Reader::Ring(sender) if !sender.is_closed() => return Some(sender.clone()),
+            Reader::Ring(_) | Reader::None => {}
+        }
+        match start() {
+            Ok(sender) => {
+                *reader = Reader::Ring(sender.clone());
+                Some(sender)
+            }
+            Err(error) => {
+                refused("reading back", &error);
+                *reader = Reader::Threads;
+                None
+            }
+        }
+    }
+
+    /// A thread with a ring of its own, if it can have one.
+    fn start(&self) -> io::Result<mpsc::Sender<Job>> {
         let (sender, jobs) = mpsc::channel(QUEUED_MAX);
         let (target, limiter) = (self.file.try_clone()?, Arc::clone(&self.limiter));
+        let (ready, started) = answers::channel();
         thread::Builder::new()
             .name("bulk".to_owned())
-            .spawn(move || tokio_uring::start(serve(target, limiter, jobs)))?;
-        Ok(reader.insert(sender).clone())
+            .spawn(
+                move || match tokio_uring::Runtime::new(&tokio_uring::builder()) {
+                    Ok(runtime) => {
+                        drop(ready.send(Ok(())));
+                        runtime.block_on(serve(target, limiter, jobs));
+                    }
+                    Err(error) => drop(ready.send(Err(error))),
+                },
+            )?;
+        let ended = |_| Err(io::Error::other("the thread ended at its start"));
+        started.recv().unwrap_or_else(ended)?;
+        Ok(sender)
     }
 
     /// The offset of the first byte of `range` that is not zero.
     pub fn find_nonzero(&self, range: Range) -> Result<Option<u64>, BulkError> {
-        if self.uring.is_none() {
+        self.find(range, || self.start())
+    }
+
+    fn find(
+        &self,
+        range: Range,
+        start: impl FnOnce() -> io::Result<mpsc::Sender<Job>>,
+    ) -> Result<Option<u64>, BulkError> {
+        let Some(jobs) = self.uring.and_then(|_| self.ring(start)) else {
             return by_threads(&self.file, &self.limiter, Verb::Find, range);
-        }
-        let jobs = self
-            .reader()
-            .map_err(|source| Verb::Find.failed(range, source))?;
+        };
         let (answer, answered) = answers::channel();
         let ended = || io::Error::other("the thread of the large transfers ended");
         let gone = || Verb::Find.failed(range, ended());
@@ -391,6 +479,66 @@ mod tests {
             };
             assert_eq!(bulk.find_nonzero(before).unwrap(), Some(0));
         }
+    }
+
+    /// Both ways, whatever this machine has: nothing here depends on a ring.
+    #[test]
+    fn where_a_ring_is_refused_threads_read_and_one_that_died_begins_anew() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), vec![0; 8192]).unwrap();
+        let all = Range {
+            offset: 0,
+            bytes: 8192,
+        };
+        let bulk = || {
+            let limiter = Arc::new(Limiter::new(None));
+            let flags = Some(RingFlags::Plain);
+            Bulk::new(Arc::new(file.reopen().unwrap()), flags, limiter)
+        };
+        let refused = bulk();
+        let refusal = || Err(io::Error::from_raw_os_error(libc::ENOMEM));
+        assert_eq!(refused.find(all, refusal).unwrap(), None);
+        let never = || panic!("a ring that was refused is not asked for again");
+        assert_eq!(refused.find(all, never).unwrap(), None);
+
+        let died = bulk();
+        let (dead, jobs) = mpsc::channel(QUEUED_MAX);
+        drop(jobs);
+        *died.reader.lock().unwrap() = Reader::Ring(dead);
+        let mut begun = false;
+        let again = || {
+            begun = true;
+            refusal()
+        };
+        assert_eq!(died.find(all, again).unwrap(), None);
+        assert!(begun);
+    }
+
+    #[test]
+    fn where_a_ring_is_refused_threads_write_zeroes() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), vec![7; 8192]).unwrap();
+        let bulk = Bulk::new(
+            Arc::new(file.reopen().unwrap()),
+            Some(RingFlags::Plain),
+            Arc::new(Limiter::new(None)),
+        );
+        let all = Range {
+            offset: 0,
+            bytes: 8192,
+        };
+        for errno in [libc::EPERM, libc::EMFILE, libc::ENOMEM] {
+            let refused = |_| Err(zeroes::Failure::Ring(io::Error::from_raw_os_error(errno)));
+            bulk.zero_by(all, refused).unwrap();
+            assert_eq!(std::fs::read(file.path()).unwrap(), [0; 8192]);
+            std::fs::write(file.path(), vec![7; 8192]).unwrap();
+        }
+        let broken = |part| {
+            let error = io::Error::from_raw_os_error(libc::EIO);
+            Err(zeroes::Failure::Write(part, error))
+        };
+        let error = bulk.zero_by(all, broken).unwrap_err();
+        assert_eq!(error.source.raw_os_error(), Some(libc::EIO));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::random::Random;
 
 pub mod course;
 pub mod limiter;
+pub mod rings;
 pub mod run;
 pub mod secure;
 pub mod warrant;
@@ -22,7 +23,7 @@ pub mod warrant;
 pub use course::{Course, Zeroed};
 pub use limiter::{Bucket, Limiter};
 pub use run::{EraseError, Erased, Eraser, erase};
-pub use secure::{Secure, SecureError, Secured};
+pub use secure::{Begun, Secure, SecureError, Secured};
 pub use warrant::{Bearer, Found, Ours, Unwarranted, Warrant};
 
 /// At either end of a device, what is taken for a signature area. Every known magic lies within.

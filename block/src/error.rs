@@ -236,6 +236,29 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// No ring is to be had, whatever the device.
+    #[must_use]
+    pub const fn is_of_ring(&self) -> bool {
+        matches!(self, Self::Ring { .. })
+    }
+
+    /// The kernel's answer to opening or measuring the device itself.
+    #[must_use]
+    pub const fn errno_of_device(&self) -> Option<Errno> {
+        match self {
+            Self::Open { errno, .. } | Self::Measure { errno, .. } => Some(*errno),
+            Self::NoDirectIo { .. }
+            | Self::WrongKind { .. }
+            | Self::NotAFile { .. }
+            | Self::WrongAccess { .. }
+            | Self::Ring { .. }
+            | Self::Thread { .. }
+            | Self::Depth { .. } => None,
+        }
+    }
+}
+
 /// io_uring was insisted upon and cannot be had.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("io_uring was asked for, but {why}")]

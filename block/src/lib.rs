@@ -38,6 +38,7 @@ pub mod erase;
 pub mod error;
 pub mod extents;
 pub mod fitting;
+pub mod loopdev;
 pub mod null;
 pub mod probe;
 pub mod quota;
@@ -49,8 +50,8 @@ pub mod target;
 pub mod uring;
 
 pub use backend::{
-    Backend, Choice, Opened, Through, WhyThreads, open, open_passthrough, open_polled,
-    probe_backend,
+    Backend, Choice, Opened, Through, WhyThreads, open, open_else_threads, open_passthrough,
+    open_polled, probe_backend,
 };
 pub use buffer::Buffer;
 pub use device::{Completion, Device, Ended, Geometry, Op, OpKind, Options, Wait};

@@ -7,8 +7,8 @@
 //!   buffers with the read, for it cannot be called back (kernel-notes/33); the device is not asked again until that read has ended.
 //! * A slow device gives up its place after a moment, so that any number of slow ones never keeps a fast one waiting.
 //!
-//! One thread reads for all through a ring that the kernel restricts to reads ([`ring`]). Where io_uring does not work each
-//! device gets a thread instead.
+//! One thread reads for all through a ring that the kernel restricts to reads ([`ring`]). Where io_uring does not work, or
+//! that thread has ended, each device gets a thread instead.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -20,10 +20,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 
+use crate::backend::WhyThreads;
 use crate::buffer::Buffer;
 use crate::claim::{CLAIM_BYTES, Claim, ClaimError, claim_offset};
+use crate::error::errno_of;
 use crate::signature::{self, Area, Found};
 
 mod ring;
@@ -121,7 +123,10 @@ pub struct Prober {
 #[derive(Clone, Debug)]
 enum Engine {
     Uring(ring::Threads),
-    Threads,
+    Threads {
+        /// Why there is none, where a ring was wanted.
+        refused: Option<Arc<str>>,
+    },
 }
 
 /// One device to be read, and who waits for it. What it holds goes back whether or not somebody still waits.
@@ -181,10 +186,18 @@ impl Prober {
                 Ok(threads) => Engine::Uring(threads),
                 Err(error) => {
                     tracing::warn!(%error, "io_uring is refused for reading signatures; threads are used");
-                    Engine::Threads
+                    let why = match error.raw_os_error() {
+                        Some(_) => {
+                            WhyThreads::refused("making a ring", errno_of(&error)).to_string()
+                        }
+                        None => error.to_string(),
+                    };
+                    Engine::Threads {
+                        refused: Some(why.into()),
+                    }
                 }
             },
-            false => Engine::Threads,
+            false => Engine::Threads { refused: None },
         };
         Ok(Self {
             engine,
@@ -195,8 +208,29 @@ impl Prober {
 
     /// Whether devices are read through a ring.
     #[must_use]
-    pub const fn uses_ring(&self) -> bool {
-        matches!(self.engine, Engine::Uring(_))
+    pub fn uses_ring(&self) -> bool {
+        match &self.engine {
+            Engine::Uring(threads) => !threads.has_ended(),
+            Engine::Threads { .. } => false,
+        }
+    }
+
+    /// True once threads are used in the place of a ring: one that was used has ended, or it was refused from the start.
+    #[must_use]
+    pub fn ring_ended(&self) -> watch::Receiver<bool> {
+        match &self.engine {
+            Engine::Uring(threads) => threads.end(),
+            Engine::Threads { refused } => watch::channel(refused.is_some()).1,
+        }
+    }
+
+    /// Why threads read in the place of a ring; `None` where one reads, or none was wanted.
+    #[must_use]
+    pub fn why_threads(&self) -> Option<String> {
+        match &self.engine {
+            Engine::Uring(threads) => threads.has_ended().then(|| WhyThreads::Ended.to_string()),
+            Engine::Threads { refused } => refused.as_deref().map(str::to_owned),
+        }
     }
 
     /// Reads one device. Any number may be asked for at once. The deadline counts from when its turn has come.
@@ -250,8 +284,8 @@ impl Prober {
 
     fn submit(&self, job: Job) -> io::Result<()> {
         match &self.engine {
-            Engine::Uring(threads) => threads.submit(job),
-            Engine::Threads => {
+            Engine::Uring(threads) if !threads.has_ended() => threads.submit(job),
+            Engine::Uring(_) | Engine::Threads { .. } => {
                 let read = move || {
                     let contents = read(&job.target);
                     job.end(contents);

@@ -36,6 +36,20 @@ impl Random {
         self.below(1_000_000) < per_million as u64
     }
 
+    /// Random bytes: [`Self::bits`] in little-endian order, of the last only as many as fit.
+    pub fn fill(&mut self, bytes: &mut [u8]) {
+        let mut words = bytes.chunks_exact_mut(8);
+        for word in &mut words {
+            word.copy_from_slice(&self.bits().to_le_bytes());
+        }
+        let rest = words.into_remainder();
+        if !rest.is_empty() {
+            for (byte, random) in rest.iter_mut().zip(self.bits().to_le_bytes()) {
+                *byte = random;
+            }
+        }
+    }
+
     /// A generator of its own, for a part whose number of draws must not disturb the rest.
     #[must_use]
     pub const fn fork(&mut self) -> Self {
@@ -46,6 +60,17 @@ impl Random {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_are_those_of_the_numbers() {
+        for len in [0, 1, 7, 8, 9, 24, 27] {
+            let mut bytes = vec![0; len];
+            Random::new(7).fill(&mut bytes);
+            let mut random = Random::new(7);
+            let wanted: Vec<u8> = (0..4).flat_map(|_| random.bits().to_le_bytes()).collect();
+            assert_eq!(bytes, wanted[..len]);
+        }
+    }
 
     #[test]
     fn a_seed_is_a_promise() {

@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use crate::buffer::{Buffer, Registered};
 use crate::clock::Clock;
 use crate::device::Op;
-use crate::erase::secure::kernel::{AdminCommand, Passthru};
+use crate::erase::secure::kernel::{AdminCommand, FirstBlock, Passthru};
 use crate::error::errno_of;
 use crate::extents::kernel::FileMap;
 use crate::quota::kernel::{DiskQuota, FileAttributes, QuotaCommand};
@@ -29,11 +29,7 @@ use crate::uring::passthrough::Namespace;
 
 mod ioctl {
     //! Generated calls; each is `unsafe` and wrapped below.
-    nix::ioctl_read_bad!(
-        blksszget,
-        nix::request_code_none!(0x12, 104),
-        nix::libc::c_int
-    );
+    nix::ioctl_read_bad!(blksszget, nix::libc::BLKSSZGET, nix::libc::c_int);
     nix::ioctl_read!(fsgetxattr, b'X', 31, crate::quota::kernel::FileAttributes);
     nix::ioctl_write_ptr!(fssetxattr, b'X', 32, crate::quota::kernel::FileAttributes);
     nix::ioctl_readwrite!(
@@ -42,6 +38,7 @@ mod ioctl {
         0x41,
         crate::erase::secure::kernel::Passthru
     );
+    nix::ioctl_readwrite!(nvme_io, b'N', 0x43, crate::erase::secure::kernel::Passthru);
     // The size in the number is that of the header alone; the kernel reads from it how many extents follow.
     nix::ioctl_readwrite_bad!(
         fs_ioc_fiemap,
@@ -49,6 +46,18 @@ mod ioctl {
         crate::extents::kernel::FileMap
     );
     nix::ioctl_none_bad!(nvme_ioctl_id, nix::request_code_none!(b'N', 0x40));
+    nix::ioctl_read_bad!(loop_get_status64, 0x4C05, [u64; 29]);
+}
+
+/// What the kernel says of a loop device (`LOOP_GET_STATUS64`): device, inode and device number of its ground come first.
+///
+/// # Errors
+/// Not a loop device (ENOTTY), or one that stands on nothing (ENXIO).
+pub(crate) fn loop_status(device: BorrowedFd<'_>) -> Result<[u64; 29], Errno> {
+    let mut status = [0; 29];
+    // SAFETY: the ioctl writes one loop_info64, which is 232 bytes long, to as many; the descriptor is open while borrowed.
+    unsafe { ioctl::loop_get_status64(device.as_raw_fd(), &raw mut status) }?;
+    Ok(status)
 }
 
 /// Where `length` bytes of a file from `start` are on its device (`FS_IOC_FIEMAP`), at most [`FILE_MAP_EXTENTS`](crate::extents::kernel::FILE_MAP_EXTENTS)
@@ -99,6 +108,24 @@ pub(crate) fn nvme_admin(
     // SAFETY: the ioctl reads and writes one nvme_passthru_cmd, whose layout Passthru has, and as many bytes of `data` as it
     // is told; both are borrowed for longer than the call, and the drive itself never learns where they are.
     let status = unsafe { ioctl::nvme_admin(device.as_raw_fd(), &raw mut passthru) }?;
+    u16::try_from(status).map_err(|_| Errno::ERANGE)
+}
+
+/// Reads the first block of an NVMe namespace by a command of its own (`NVME_IOCTL_IO_CMD`): the drive's very status, where a
+/// read by the kernel has an errno. 0 is success.
+///
+/// # Errors
+/// The kernel did not pass it on, or it did not end.
+pub(crate) fn nvme_first_block(
+    device: BorrowedFd<'_>,
+    namespace: u32,
+    block: FirstBlock,
+) -> Result<u16, Errno> {
+    let mut data = vec![0_u8; block.bytes()];
+    let bytes = u32::try_from(data.len()).map_err(|_| Errno::EINVAL)?;
+    let mut passthru = Passthru::new(block.command(namespace), data.as_mut_ptr() as u64, bytes);
+    // SAFETY: as of `nvme_admin`; the drive sends one block, and `data` has the bytes of one (see `FirstBlock`).
+    let status = unsafe { ioctl::nvme_io(device.as_raw_fd(), &raw mut passthru) }?;
     u16::try_from(status).map_err(|_| Errno::ERANGE)
 }
 

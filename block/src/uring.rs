@@ -9,16 +9,13 @@
 //!
 //! A reader may ask for a ring that polls (see [`polled`]).
 
-use std::cell::Cell;
 use std::fmt;
-use std::marker::PhantomData;
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use io_uring::register::Restriction;
-use io_uring::{Builder, IoUring, cqueue, opcode, squeue};
+use io_uring::{IoUring, opcode, squeue};
 use nix::errno::Errno;
 
 use crate::buffer::Buffer;
@@ -30,144 +27,17 @@ use crate::target::{Mode, Target};
 
 pub(crate) mod abi;
 mod entry;
+mod flags;
 pub mod passthrough;
 pub mod polled;
+mod queues;
 pub(crate) mod zeroes;
 pub(crate) use entry::OpFile;
+pub use flags::RingFlags;
+pub(crate) use flags::{ProbeFailure, probe};
 use passthrough::WhyBlocks;
 use polled::Polling;
-
-/// Set-up flags of a ring, in the order in which kernels learned them: each level includes those below it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum RingFlags {
-    /// CQSIZE: 5.5.
-    Plain,
-    /// SUBMIT_ALL: 5.18.
-    SubmitAll,
-    /// COOP_TASKRUN and TASKRUN_FLAG: 5.19.
-    CoopTaskrun,
-    /// SINGLE_ISSUER and DEFER_TASKRUN: 6.1.
-    DeferTaskrun,
-    /// NO_SQARRAY: 6.6.
-    NoSqArray,
-}
-
-impl RingFlags {
-    /// The best first.
-    const STEPS: [Self; 5] = [
-        Self::NoSqArray,
-        Self::DeferTaskrun,
-        Self::CoopTaskrun,
-        Self::SubmitAll,
-        Self::Plain,
-    ];
-
-    fn build(self, entries: u32) -> std::io::Result<IoUring> {
-        self.builder(entries).build(entries)
-    }
-
-    fn builder<S, C>(self, entries: u32) -> Builder<S, C>
-    where
-        S: squeue::EntryMarker,
-        C: cqueue::EntryMarker,
-    {
-        let mut builder = IoUring::builder();
-        builder
-            .dontfork()
-            .setup_r_disabled()
-            .setup_cqsize(entries.saturating_mul(2).max(4));
-        if self >= Self::SubmitAll {
-            builder.setup_submit_all();
-        }
-        if self >= Self::CoopTaskrun {
-            builder.setup_coop_taskrun().setup_taskrun_flag();
-        }
-        if self >= Self::DeferTaskrun {
-            builder.setup_single_issuer().setup_defer_taskrun();
-        }
-        if self >= Self::NoSqArray {
-            builder.setup_no_sqarray();
-        }
-        builder
-    }
-}
-
-impl fmt::Display for RingFlags {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Plain => "CQSIZE",
-            Self::SubmitAll => "CQSIZE, SUBMIT_ALL",
-            Self::CoopTaskrun => "CQSIZE, SUBMIT_ALL, COOP_TASKRUN",
-            Self::DeferTaskrun => "CQSIZE, SUBMIT_ALL, COOP_TASKRUN, SINGLE_ISSUER, DEFER_TASKRUN",
-            Self::NoSqArray => {
-                "CQSIZE, SUBMIT_ALL, COOP_TASKRUN, SINGLE_ISSUER, DEFER_TASKRUN, NO_SQARRAY"
-            }
-        })
-    }
-}
-
-/// Why a trial of io_uring failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ProbeFailure {
-    /// A system call was refused.
-    Step {
-        /// Which.
-        step: &'static str,
-        /// The answer.
-        errno: Errno,
-    },
-    /// The kernel's io_uring is too old.
-    Lacks(&'static str),
-}
-
-impl fmt::Display for ProbeFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Step { step, errno } => write!(f, "{step}: {errno}"),
-            Self::Lacks(what) => write!(f, "io_uring lacks {what}"),
-        }
-    }
-}
-
-/// Makes a ring as [`Ring`] does, sends one operation through it, and says with which flags it went.
-pub(crate) fn probe() -> Result<RingFlags, ProbeFailure> {
-    let step = |step| move |errno| ProbeFailure::Step { step, errno };
-    let (ring, flags) = RingFlags::STEPS
-        .iter()
-        .find_map(|flags| match flags.build(2) {
-            Ok(ring) => Some(Ok((ring, *flags))),
-            Err(error) => Some(errno_of(&error))
-                .filter(|errno| *errno != Errno::EINVAL)
-                .map(Err),
-        })
-        .unwrap_or(Err(Errno::EINVAL))
-        .map_err(step("io_uring_setup"))?;
-    if !ring.params().is_feature_ext_arg() || !ring.params().is_feature_nodrop() {
-        return Err(ProbeFailure::Lacks("waiting with a time-out (5.11)"));
-    }
-    restrict(&ring, false).map_err(step("io_uring_register (restrictions)"))?;
-    ring.submitter()
-        .register_enable_rings()
-        .map_err(|error| step("io_uring_register")(errno_of(&error)))?;
-    let mut ring = OwningRing::new(ring, 1);
-    let file = OpFile {
-        number: -1,
-        fixed: false,
-        ring: 0,
-        rw_flags: 0,
-    };
-    if ring.push(file, 0, Op::Nop).is_err() {
-        return Err(ProbeFailure::Lacks("a submission queue"));
-    }
-    ring.enter(1, Some(PROBE_WAIT))
-        .map_err(step("io_uring_enter"))?;
-    let mut answer = None;
-    ring.reap(|_, _, result| answer = Some(result));
-    match answer {
-        Some(0) => Ok(flags),
-        Some(_) | None => Err(step("a no-op")(Errno::EIO)),
-    }
-}
+use queues::QueuePair;
 
 /// A ring of `depth` for reads of any file, on this thread: the kernel takes nothing else from it.
 pub(crate) fn reading_ring(depth: u32) -> std::io::Result<OwningRing> {
@@ -210,9 +80,6 @@ pub fn bare_loop(depth: u32, duration: Duration) -> std::io::Result<(u64, f64, f
 /// Turns between two readings of the clock.
 const BARE_TURNS: u32 = 10_000;
 
-/// A no-op that takes longer than this is no way to work.
-const PROBE_WAIT: Duration = Duration::from_secs(2);
-
 /// `IORING_UNREGISTER_BUFFERS` and `IORING_UNREGISTER_FILES` of the kernel's `io_uring.h`.
 const UNREGISTER_BUFFERS: u8 = 1;
 const UNREGISTER_FILES: u8 = 3;
@@ -221,6 +88,13 @@ const UNREGISTER_RING_FDS: u8 = 21;
 
 /// Lets the ring take only what the engine sends.
 fn restrict(ring: &IoUring, writes: bool) -> Result<(), Errno> {
+    ring.submitter()
+        .register_restrictions(&mut allowed(writes))
+        .map_err(|error| errno_of(&error))
+}
+
+/// What the engine sends.
+fn allowed(writes: bool) -> Vec<Restriction> {
     let mut allowed = vec![
         Restriction::sqe_op(opcode::Nop::CODE),
         Restriction::sqe_op(opcode::Read::CODE),
@@ -237,31 +111,16 @@ fn restrict(ring: &IoUring, writes: bool) -> Result<(), Errno> {
             Restriction::sqe_op(opcode::Fsync::CODE),
         ]);
     }
-    ring.submitter()
-        .register_restrictions(&mut allowed)
-        .map_err(|error| errno_of(&error))
+    allowed
 }
 
 /// A ring over one file or device.
 pub struct Ring<M> {
-    ring: OwningRing,
+    queues: QueuePair,
     target: Target<M>,
     file: OpFile,
-    depth: usize,
-    /// Registered buffers not yet given out.
-    pool: Vec<Buffer>,
-    registered: usize,
-    /// Whether the ring itself is registered.
-    placed: bool,
-    flags: RingFlags,
-    polling: Polling,
     /// Why it is not the drive's own commands that read, where those were asked for.
     instead: Option<WhyBlocks>,
-    clock: Clock,
-    /// The clock's last reading.
-    read_ns: Cell<u64>,
-    /// The kernel takes entries from the thread that enabled the ring, and from no other (kernel-notes/02).
-    stays: PhantomData<*const ()>,
 }
 
 impl<M: Mode> fmt::Debug for Ring<M> {
@@ -273,66 +132,40 @@ impl<M: Mode> fmt::Debug for Ring<M> {
     }
 }
 
-/// Rings are numbered, so that a buffer registered with one is not taken for registered by another.
-static RINGS: AtomicU32 = AtomicU32::new(1);
-
 impl<M: Mode> Ring<M> {
     /// A ring over `target`, with the flags that [`probe_backend`](crate::probe_backend) found.
     ///
     /// # Errors
     /// [`OpenError::Depth`], [`OpenError::Ring`].
     pub fn new(target: Target<M>, options: Options, flags: RingFlags) -> Result<Self, OpenError> {
-        let builder = flags.builder(options.depth);
-        Self::built(target, options, flags, (builder, Polling::NotAsked))
+        Self::built(target, options, flags, Polling::NotAsked)
     }
 
     fn built(
         target: Target<M>,
         options: Options,
         flags: RingFlags,
-        (builder, polling): (Builder, Polling),
+        polling: Polling,
     ) -> Result<Self, OpenError> {
-        let failed = |step| {
-            let path = target.path().to_path_buf();
-            move |errno| OpenError::Ring { path, step, errno }
-        };
         let depth = check_depth(&target, options)?;
-        let ring = builder
-            .build(options.depth)
-            .map_err(|error| failed("setup")(errno_of(&error)))?;
-        let id = RINGS.fetch_add(1, Ordering::Relaxed);
         let fd = target.file().as_raw_fd();
-        // Without a place in the table of files each operation looks its file up: slower, not wrong.
-        let fixed = ring.submitter().register_files(&[fd]).is_ok();
-        let mut ring = OwningRing::new(ring, depth);
-        let pool = register_pool(depth, options.buffer_bytes, |buffers| {
-            ring.register(buffers, id)
-        });
-        let placed = ring.register_self();
-        restrict(ring.ring(), M::WRITES).map_err(failed("restrictions"))?;
-        ring.ring()
-            .submitter()
-            .register_enable_rings()
-            .map_err(|error| failed("enabling")(errno_of(&error)))?;
+        let mut allowed = allowed(M::WRITES);
+        let queues = QueuePair::enabled(fd, (depth, options), flags, polling, &mut allowed);
+        let queues = queues.map_err(|(step, errno)| OpenError::Ring {
+            path: target.path().to_path_buf(),
+            step,
+            errno,
+        })?;
         Ok(Self {
             file: OpFile {
-                number: if fixed { 0 } else { fd },
-                fixed,
-                ring: id,
+                number: if queues.fixed { 0 } else { fd },
+                fixed: queues.fixed,
+                ring: queues.id,
                 rw_flags: 0,
             },
-            registered: pool.len(),
-            placed,
-            ring,
+            queues,
             target,
-            depth,
-            pool,
-            flags,
-            polling,
             instead: None,
-            clock: Clock::start(),
-            read_ns: Cell::new(0),
-            stays: PhantomData,
         })
     }
 
@@ -341,59 +174,32 @@ impl<M: Mode> Ring<M> {
         self.file.rw_flags = nix::libc::RWF_NOWAIT;
     }
 
-    /// Hands over what is queued, waits, and gives what has ended, with the reading of the clock that it returns.
     #[inline(always)]
     fn reap(
         &mut self,
         wait: Wait,
         mut each: impl FnMut(u64, Completion),
     ) -> Result<u64, DeviceError> {
-        loop {
-            // Entered even with nothing to wait for: else nothing is posted (kernel-notes/08).
-            let waits = wait != Wait::No && self.ring.in_flight() > 0;
-            // A ring that polls would not heed the time-out (kernel-notes/21): it is asked over and over instead.
-            let want = u32::from(waits && self.polling != Polling::Polled);
-            let timeout = match wait {
-                // The clock as it was last read: the wait may end later by as long as the batch took to prepare.
-                Wait::Until(at) => {
-                    Some(Duration::from_nanos(at.saturating_sub(self.read_ns.get())))
-                }
-                Wait::No | Wait::Forever => None,
+        let name = self.target.name();
+        let reaped = self.queues.answers(wait, |now_ns, token, op, result| {
+            let result = if is_whole(&op, result) {
+                Ok(())
+            } else {
+                Err(broken(name, (op.kind(), op.offset(), op.len()), result))
             };
-            let entered = self.ring.enter(want, timeout);
-            let now_ns = self.now_ns();
-            let name = self.target.name();
-            let mut reaped = false;
-            self.ring.reap(|token, op, result| {
-                reaped = true;
-                let result = if is_whole(&op, result) {
-                    Ok(())
-                } else {
-                    Err(broken(name, (op.kind(), op.offset(), op.len()), result))
-                };
-                each(now_ns, Completion { token, op, result });
-            });
-            match entered {
-                Ok(()) if !reaped && waits && !is_past(wait, now_ns) => {}
-                Ok(()) | Err(Errno::ETIME) => return Ok(now_ns),
-                // No memory for a request, or completions to be reaped first: both pass.
-                Err(Errno::EINTR | Errno::EAGAIN | Errno::EBUSY)
-                    if !reaped && !is_past(wait, now_ns) => {}
-                Err(Errno::EINTR | Errno::EAGAIN | Errno::EBUSY) => return Ok(now_ns),
-                Err(errno) => {
-                    return Err(DeviceError::Enter {
-                        device: Arc::clone(self.target.name()),
-                        errno,
-                    });
-                }
-            }
-        }
+            each(now_ns, Completion { token, op, result });
+        });
+        reaped.map_err(|errno| not_entered(name, errno))
     }
 }
 
-/// Whether a wait has had its time.
-const fn is_past(wait: Wait, now_ns: u64) -> bool {
-    matches!(wait, Wait::Until(at) if at <= now_ns)
+/// The engine itself failed.
+#[cold]
+fn not_entered(device: &Arc<str>, errno: Errno) -> DeviceError {
+    DeviceError::Enter {
+        device: Arc::clone(device),
+        errno,
+    }
 }
 
 /// The depth as a count, if it is within bounds.
@@ -411,30 +217,6 @@ pub(crate) fn check_depth<M: Mode>(
         })
 }
 
-/// Registers as many buffers as the kernel lets us: all, half, a quarter … none.
-fn register_pool(
-    depth: usize,
-    bytes: usize,
-    register: impl Fn(&mut [Buffer]) -> Result<(), Errno>,
-) -> Vec<Buffer> {
-    if bytes == 0 {
-        return Vec::new();
-    }
-    let mut count = depth;
-    while count > 0 {
-        let mut pool: Vec<Buffer> = (0..count).map(|_| Buffer::zeroed(bytes)).collect();
-        match register(&mut pool) {
-            Ok(()) => return pool,
-            Err(Errno::ENOMEM) => count /= 2,
-            Err(errno) => {
-                tracing::debug!(%errno, "buffers are not registered");
-                return Vec::new();
-            }
-        }
-    }
-    Vec::new()
-}
-
 impl<M: Mode> Device for Ring<M> {
     fn name(&self) -> &str {
         self.target.name()
@@ -445,17 +227,11 @@ impl<M: Mode> Device for Ring<M> {
     }
 
     fn description(&self) -> String {
-        let instead = self.instead.as_ref();
-        let instead = instead.map_or_else(String::new, |why| format!(", no passthrough: {why}"));
-        format!(
-            "io_uring ({}), {} of {} buffers registered, file {}, ring {}{}{instead}",
-            self.flags,
-            self.registered,
-            self.depth,
-            registered(self.file.fixed),
-            registered(self.placed),
-            self.polling,
-        )
+        let described = self.queues.description("");
+        match &self.instead {
+            Some(why) => format!("{described}, no passthrough: {why}"),
+            None => described,
+        }
     }
 
     fn geometry(&self) -> Geometry {
@@ -463,28 +239,20 @@ impl<M: Mode> Device for Ring<M> {
     }
 
     fn depth(&self) -> usize {
-        self.depth
+        self.queues.depth
     }
 
     fn in_flight(&self) -> usize {
-        self.ring.in_flight()
+        self.queues.ring.in_flight()
     }
 
     #[inline]
     fn now_ns(&self) -> u64 {
-        let now_ns = self.clock.now_ns();
-        self.read_ns.set(now_ns);
-        now_ns
+        self.queues.now_ns()
     }
 
     fn buffer(&mut self, len: usize) -> Buffer {
-        match self.pool.pop_if(|buffer| len <= buffer.capacity()) {
-            Some(mut buffer) => {
-                buffer.set_len(len);
-                buffer
-            }
-            None => Buffer::zeroed(len),
-        }
+        self.queues.buffer(len)
     }
 
     #[inline(always)]
@@ -492,10 +260,9 @@ impl<M: Mode> Device for Ring<M> {
         if let Err(cause) = accept::<M>(&self.target.geometry(), &op) {
             return Err(refused(self.target.name(), op, cause));
         }
-        let depth = self.depth;
-        self.ring
-            .push(self.file, token, op)
-            .map_err(|op| refused(self.target.name(), op, IoCause::Full { depth }))
+        let depth = self.queues.depth;
+        let pushed = self.queues.ring.push(self.file, token, op);
+        pushed.map_err(|op| refused(self.target.name(), op, IoCause::Full { depth }))
     }
 
     fn complete(&mut self, wait: Wait, done: &mut Vec<Completion>) -> Result<(), DeviceError> {
@@ -519,11 +286,6 @@ impl<M: Mode> Device for Ring<M> {
             });
         })
     }
-}
-
-/// How the kernel finds something.
-const fn registered(so: bool) -> &'static str {
-    if so { "registered" } else { "by descriptor" }
 }
 
 /// Whether an engine of this mode takes `op` at all.

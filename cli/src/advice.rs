@@ -192,7 +192,7 @@ impl From<kube::Error> for Stop {
             )),
             kube::Error::Api(status) if status.code == 404 && status.message.contains("could not find the requested") => {
                 Self::Failed(anyhow!(
-                    "the API server does not know RingPV's resources; install them: kubectl apply -f deploy/crds.yaml"
+                    "the API server does not know RingPV's resources; install them: kubectl ringpv install"
                 ))
             }
             kube::Error::Api(status) => Self::Failed(anyhow!("the API server answers: {}", status.message)),
@@ -234,11 +234,47 @@ pub(crate) enum Hint {
     MountNext { volume: String },
     /// Drives or volumes are suspended from now on.
     Suspended { what: &'static str },
+    /// RingPV is in the cluster.
+    Installed,
+    /// RingPV's programs are out of the cluster, but not all that belongs to it.
+    Remains(Remains),
     /// There is nothing to list.
     ListIsEmpty {
         what: &'static str,
         command: &'static str,
     },
+}
+
+/// What is there without RingPV's programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Remains {
+    /// Drives.
+    pub(crate) drives: usize,
+    /// Volumes.
+    pub(crate) volumes: usize,
+    /// PersistentVolumes of theirs.
+    pub(crate) persistent_volumes: usize,
+    /// Volumes that pods use.
+    pub(crate) used: usize,
+}
+
+impl fmt::Display for Remains {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "what remains: {} drives and {} volumes with their data and objects, {} PersistentVolumes, \
+             the definitions of RingPV's kinds; kubectl ringpv install takes them up again",
+            self.drives, self.volumes, self.persistent_volumes
+        )?;
+        if self.used > 0 {
+            write!(
+                f,
+                "\npods use {} of the volumes: they go on, but cannot end cleanly before RingPV is installed again",
+                self.used
+            )?;
+        }
+        Ok(())
+    }
 }
 
 impl fmt::Display for Hint {
@@ -250,6 +286,10 @@ impl fmt::Display for Hint {
                     "not shown, for they cannot be used: {count} ({reasons}); --all shows them"
                 )
             }
+            Self::Installed => {
+                f.write_str("next: kubectl ringpv discover shows the devices of all nodes")
+            }
+            Self::Remains(remains) => remains.fmt(f),
             Self::DevicesEligible { count, file } => write!(
                 f,
                 "{count} written to {file}; look it over, then: kubectl ringpv init {file}"

@@ -9,12 +9,13 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     accept, adopt, bench, clean, confirm, cordon, demo, discover, explain, health, info, init,
-    label, list,
+    install, label, list,
 };
-use crate::{remove, suspend, tier, volumes};
+use crate::{remove, suspend, tier, uninstall, volumes};
 
 const EXAMPLES: &str = "\
 From bare devices to a mounted volume:
+  kubectl ringpv install                           in a cluster, once; one host alone needs it not
   kubectl ringpv discover                          what is there, and drives.yaml to look over
   kubectl ringpv init drives.yaml                  make drives of what it selects
   kubectl ringpv list drives                       how fast and how full they are
@@ -116,6 +117,10 @@ pub(crate) enum Verb {
     Remove(remove::RemoveArgs),
     /// Destroy volumes that nobody uses any more, by name
     Clean(clean::CleanArgs),
+    /// Put RingPV into a cluster, or bring it to this version
+    Install(Box<install::InstallArgs>),
+    /// Take RingPV out of a cluster; drives, volumes and their data stay
+    Uninstall(uninstall::UninstallArgs),
     /// Print a completion script for a shell, or for kubectl
     Completion {
         /// The shell

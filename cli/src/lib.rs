@@ -33,6 +33,7 @@ mod explain;
 mod health;
 mod info;
 mod init;
+mod install;
 mod label;
 mod list;
 mod progress;
@@ -45,6 +46,7 @@ mod suspend;
 #[cfg(test)]
 mod testing;
 mod tier;
+mod uninstall;
 mod view;
 mod volumes;
 
@@ -105,6 +107,8 @@ fn usage(screen: &mut Screen, error: &clap::Error) -> u8 {
 
 async fn dispatch(session: &mut Session, verb: &Verb) -> Result<(), Stop> {
     match verb {
+        Verb::Install(args) => install::run(session, args).await,
+        Verb::Uninstall(args) => uninstall::run(session, args).await,
         Verb::Discover(args) => discover::run(session, args).await,
         Verb::Init(args) => init::run(session, args).await,
         Verb::Adopt(args) => adopt::run(session, args).await,

@@ -38,3 +38,42 @@ impl Chance {
         all.get(index).cloned()
     }
 }
+
+/// Whether something is tested that takes its turn with others: always, but where CI is set only by one commit in `n`.
+#[must_use]
+pub fn is_its_turn(name: &str, n: u64) -> bool {
+    let commit = std::env::var("COMMIT").unwrap_or_default();
+    std::env::var_os("CI").is_none() || falls_to(&commit, name, n)
+}
+
+fn falls_to(commit: &str, name: &str, n: u64) -> bool {
+    let digits = commit.get(..12).unwrap_or_default();
+    let commit = u64::from_str_radix(digits, 16).unwrap_or(0);
+    let name = name.bytes().fold(0, |sum: u64, byte| {
+        sum.wrapping_mul(31).wrapping_add(u64::from(byte))
+    });
+    commit.wrapping_add(name) % n == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_commit_has_its_share_and_all_have_all() {
+        let names: Vec<String> = (0..40).map(|index| format!("story {index}")).collect();
+        let mut told = 0;
+        for commit in [
+            "000000000004",
+            "000000000005",
+            "000000000006",
+            "000000000007",
+        ] {
+            told += names
+                .iter()
+                .filter(|name| falls_to(commit, name, 4))
+                .count();
+        }
+        assert_eq!(told, names.len());
+    }
+}

@@ -15,20 +15,25 @@ mod writes;
 use anyhow::{Context as _, Result, bail, ensure};
 use futures::future::BoxFuture;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::{ApiResource, Status};
 use kube::{Client, Resource, ResourceExt as _};
 use serde_json::{Value, json};
 use std::fmt::Debug;
+use std::path::Path;
+use std::time::Duration;
 
+/// Longest time for one case.
+const CASE_MAX: Duration = Duration::from_secs(120);
 /// Label that every object of a case bears; its value is the case's tag.
 const LABEL: &str = "ringpv-conformance";
 /// Namespace of the namespaced objects of the cases; every cluster has it.
 const NAMESPACE: &str = "default";
 
 /// One case.
-pub struct Case {
+struct Case {
     /// What must hold.
-    pub name: &'static str,
+    name: &'static str,
     run: for<'a> fn(&'a Ground) -> BoxFuture<'a, Result<()>>,
 }
 
@@ -42,8 +47,7 @@ macro_rules! cases {
 }
 
 /// All cases.
-#[must_use]
-pub fn cases() -> Vec<Case> {
+fn cases() -> Vec<Case> {
     cases! {
         writes:
             creation_fills_in_what_is_the_servers,
@@ -55,6 +59,7 @@ pub fn cases() -> Vec<Case> {
             a_stale_replacement_conflicts,
             a_replacement_names_a_version,
             a_stale_patch_conflicts,
+            a_status_of_an_object_gone_by_now_conflicts,
             a_patch_that_changes_nothing_is_no_write,
             of_concurrent_replacements_one_wins,
             concurrent_patches_of_other_fields_all_land,
@@ -103,7 +108,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// Where a case runs: a client, and a tag that nothing else bears.
-pub struct Ground {
+struct Ground {
     client: Client,
     tag: String,
 }
@@ -113,7 +118,7 @@ impl Case {
     ///
     /// # Errors
     /// With what does not hold.
-    pub async fn run(&self, client: Client, tag: &str) -> Result<()> {
+    async fn run(&self, client: Client, tag: &str) -> Result<()> {
         let ground = Ground {
             client,
             tag: tag.to_owned(),
@@ -121,6 +126,43 @@ impl Case {
         let result = (self.run)(&ground).await;
         result.and(ground.sweep().await)
     }
+}
+
+/// Runs all cases against what `client` talks to, and says so case by case.
+///
+/// # Errors
+/// With every case that does not hold.
+pub async fn hold(client: Client, place: &str) -> Result<()> {
+    prepare(&client).await?;
+    let mut failed = Vec::new();
+    let cases = cases();
+    let count = cases.len();
+    for (index, case) in cases.into_iter().enumerate() {
+        let tag = format!("{}-{index}", std::process::id());
+        match tokio::time::timeout(CASE_MAX, case.run(client.clone(), &tag)).await {
+            Ok(Ok(())) => crate::tell(&format!("case {place} {} ... ok", case.name)),
+            Ok(Err(error)) => failed.push(format!("{}: {error:#}", case.name)),
+            Err(_) => failed.push(format!("{}: takes too long", case.name)),
+        }
+    }
+    // The test itself counts as one.
+    crate::tell(&format!(
+        "COUNTED: {} passed, 0 failed, 0 skipped",
+        count - failed.len() - usize::from(failed.is_empty())
+    ));
+    ensure!(failed.is_empty(), "{place}:\n  {}", failed.join("\n  "));
+    Ok(())
+}
+
+/// A client for a kubeconfig.
+///
+/// # Errors
+/// When there is none to read.
+pub async fn connect(kubeconfig: &Path) -> Result<Client> {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
+    let options = KubeConfigOptions::default();
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?;
+    Ok(Client::try_from(config)?)
 }
 
 /// Makes the definitions where they are missing, as on a real cluster, and waits until they are served.
@@ -137,7 +179,7 @@ pub async fn prepare(client: &Client) -> Result<()> {
             api.create(&kube::api::PostParams::default(), &crd).await?;
         }
         let established = await_condition(api.clone(), &name, conditions::is_crd_established());
-        tokio::time::timeout(std::time::Duration::from_secs(30), established)
+        tokio::time::timeout(Duration::from_secs(30), established)
             .await
             .context("the definition is not established")??;
     }

@@ -40,6 +40,15 @@ pub fn go(directory: &Path) -> Result<Command, String> {
     Ok(go)
 }
 
+/// What Go, and all that is built with it, calls this machine's architecture.
+#[must_use]
+pub fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "aarch64" => "arm64",
+        _ => "amd64",
+    }
+}
+
 /// The second number of `go version go1.19.8 linux/amd64`.
 fn minor(said: &str) -> Option<u32> {
     let version = said.split_whitespace().nth(2)?.strip_prefix("go1.")?;
@@ -51,10 +60,7 @@ fn toolchain(directory: &Path) -> Result<Command, String> {
     let module = fs::read_to_string(directory.join("go.mod")).map_err(|error| error.to_string())?;
     let wanted = module.lines().find_map(|line| line.strip_prefix("go "));
     let wanted = wanted.ok_or("go.mod names no version of Go")?;
-    let architecture = match std::env::consts::ARCH {
-        "aarch64" => "arm64",
-        _ => "amd64",
-    };
+    let architecture = architecture();
     let name = format!("golang.org/toolchain@v0.0.1-go{wanted}.linux-{architecture}");
     // Outside of any module, so that nothing of ours is changed by it.
     let elsewhere = tempfile::tempdir().map_err(|error| error.to_string())?;

@@ -3,8 +3,10 @@
 //! The guest is killed when its value is dropped, and also when the whole test is: it lives as long as the standard
 //! input of its keeper.
 
+use std::cell::Cell;
 use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -36,6 +38,35 @@ ringpv list nodes
 /// An agent looks at a volume every half minute, at a drive every minute.
 const UNTIL_MAX: Duration = Duration::from_secs(120);
 
+/// How often a test is done where the emulation fails it.
+const TESTS_MAX: u32 = 3;
+
+thread_local! {
+    /// Whether a machine of this thread's test stood still.
+    static STOOD_STILL: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs a test that boots guests, or says that there can be none. Where it fails and the processors of a guest stood
+/// still meanwhile, it is done again from the start: on a busy host the emulation at times loses a timer's interrupt.
+///
+/// # Panics
+/// When the test does.
+pub fn on_guests(test: &str, body: impl Fn()) {
+    if let Some(why) = Guest::refusal() {
+        return crate::skip(test, &why);
+    }
+    for attempt in 1.. {
+        STOOD_STILL.set(false);
+        let Err(panic) = catch_unwind(AssertUnwindSafe(&body)) else {
+            return;
+        };
+        if attempt == TESTS_MAX || !STOOD_STILL.get() {
+            resume_unwind(panic);
+        }
+        crate::tell(&format!("{test}: an emulated machine stood still; again"));
+    }
+}
+
 /// A guest.
 #[derive(Debug)]
 pub struct Guest {
@@ -47,6 +78,9 @@ pub struct Guest {
 fn vm() -> Command {
     program(root().join("tests/guest/vm"))
 }
+
+/// What `vm exec` ends with when the script does not.
+const NO_ANSWER: i32 = 124;
 
 /// How often a guest is started before it is given up.
 const BOOTS_MAX: u32 = 3;
@@ -80,18 +114,28 @@ impl Guest {
     /// When it does not boot.
     #[must_use]
     pub fn boot(name: &str, options: &[&str]) -> Self {
+        let programs = ours("ringpv-agent");
+        Self::boot_sharing(name, programs.parent().unwrap_or(&programs), options)
+    }
+
+    /// The same with another folder at `/host`.
+    ///
+    /// # Panics
+    /// When it does not boot.
+    #[must_use]
+    pub fn boot_sharing(name: &str, share: &Path, options: &[&str]) -> Self {
         let booted = (1..=BOOTS_MAX).find_map(|attempt| {
-            Self::boot_once(format!("{name}-{}-{attempt}", std::process::id()), options)
+            let name = format!("{name}-{}-{attempt}", std::process::id());
+            Self::boot_once(name, share, options)
         });
         booted.unwrap_or_else(|| panic!("the guest {name} did not boot in {BOOTS_MAX} attempts"))
     }
 
-    fn boot_once(name: String, options: &[&str]) -> Option<Self> {
-        let programs = ours("ringpv-agent");
+    fn boot_once(name: String, share: &Path, options: &[&str]) -> Option<Self> {
         let mut command = vm();
         command
             .args(["hold", &name, "--share"])
-            .arg(programs.parent().unwrap_or(&programs))
+            .arg(share)
             .args(options)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
@@ -113,9 +157,9 @@ impl Guest {
     pub fn run(&self, script: &str) -> Outcome {
         let mut command = vm();
         command
-            .args(["exec", &self.name, "--timeout", "500"])
+            .args(["exec", &self.name, "--timeout", "240"])
             .arg(format!("{PRELUDE}{script}"));
-        let outcome = run(command, Duration::from_secs(520));
+        let outcome = run(command, Duration::from_secs(260));
         Outcome {
             command: script.to_owned(),
             ..outcome
@@ -128,9 +172,10 @@ impl Guest {
     /// With what it said and what our processes logged, when it fails.
     pub fn ok(&self, script: &str) -> String {
         let outcome = self.run(script);
+        assert!(outcome.code != Some(NO_ANSWER), "{outcome}");
         if outcome.code != Some(0) {
             let logs = self.run("tail -n 40 /var/lib/ringpv/*.log");
-            panic!("{outcome}\n{logs}");
+            panic!("{outcome}\n{logs}\n{}", self.console());
         }
         outcome.stdout
     }
@@ -171,6 +216,22 @@ impl Guest {
         found.cloned().unwrap_or_default()
     }
 
+    /// The node of the NVMe drive with this serial. The kernel numbers drives as it comes to them, not in the order of
+    /// their slots.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn device(&self, serial: &str) -> String {
+        let script = format!(
+            "for disk in /sys/block/nvme*; do read -r serial <$disk/device/serial
+            [ $serial != {serial} ] || echo /dev/${{disk##*/}}; done"
+        );
+        let found = self.ok(&script).trim().to_owned();
+        assert!(!found.is_empty(), "no drive has the serial {serial}");
+        found
+    }
+
     /// Waits until something is so.
     ///
     /// # Panics
@@ -180,12 +241,31 @@ impl Guest {
         while !so() {
             if now() > end {
                 let seen = self.run(
-                    "ringpv list drives -o wide; ringpv list volumes -o wide; dmesg | tail -n 20; tail -n 40 /var/lib/ringpv/*.log",
+                    "set +e; ringpv list drives -o wide; ringpv list volumes -o wide; dmesg | tail -n 40; tail -n 40 /var/lib/ringpv/*.log",
                 );
-                panic!("not so after {UNTIL_MAX:?}: {what}\n{seen}");
+                panic!(
+                    "not so after {UNTIL_MAX:?}: {what}\n{seen}\n{}",
+                    self.console()
+                );
             }
             thread::sleep(Duration::from_millis(500));
         }
+    }
+
+    /// Whether its kernel says that a processor stood still, or says nothing at all.
+    fn stood_still(&self) -> bool {
+        let mut command = vm();
+        command.args(["exec", &self.name, "--timeout", "60", "dmesg"]);
+        let outcome = run(command, Duration::from_secs(80));
+        let marks = ["detected stall", "self-detected stall", "soft lockup"];
+        outcome.code == Some(NO_ANSWER) || marks.iter().any(|mark| outcome.stdout.contains(mark))
+    }
+
+    /// The end of what its kernel said.
+    fn console(&self) -> Outcome {
+        let mut command = vm();
+        command.args(["console", &self.name]);
+        run(command, Duration::from_secs(20))
     }
 
     /// Starts controller and agent in it, and waits until both serve.
@@ -208,6 +288,9 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
+        if thread::panicking() && self.stood_still() {
+            STOOD_STILL.set(true);
+        }
         // Its keeper ends it and removes its folder.
         drop(self.alive.take());
         drop(self.keeper.wait());

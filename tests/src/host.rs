@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use agent::host::{
-    BlockCounters, FileKind, HeldDevice, Host, HostError, MakeXfs, MountDevice, MountEntry,
-    QuotaLimits, QuotaUsage, Run, Statfs, TreeUsage, XfsErrors,
+    BlockCounters, FileKind, HeldDevice, Host, HostError, KeptName, MakeXfs, MountDevice,
+    MountEntry, QuotaLimits, QuotaUsage, Run, Statfs, TreeUsage, XfsErrors,
 };
 use agent::probe::{Policy, Seen, Snapshot};
 use bench::Report;
@@ -216,6 +216,10 @@ impl Host for SimHost {
 
     fn hold(&self, device: &str) -> Result<Box<dyn HeldDevice>, HostError> {
         drives::hold(self, device)
+    }
+
+    fn keep_name(&self, device: &str) -> Result<KeptName, HostError> {
+        drives::keep_name(self, device)
     }
 
     fn measure(&self, device: &str, run: Run<'_>) -> Result<Report, HostError> {

@@ -7,6 +7,7 @@
 //! | loop | the real processes on loop devices: data, bad input, `kill -9` | root on Linux |
 //! | sanity | csi-sanity against the real controller and agent | root, and Go |
 //! | guest | project quota and dying drives, in an emulated machine | root |
+//! | cluster | a real Kubernetes: the API that our processes rely on, and a node with pods | root, and Go |
 //!
 //! `tests/run` runs them; each file in `tests/tests` names its level in its first line. A test that cannot run says
 //! why through [`skip`] and passes; the runner counts it as skipped.
@@ -19,14 +20,17 @@ pub mod conformance;
 pub mod csi;
 pub mod data;
 pub mod faults;
+pub mod ginkgo;
 pub mod go;
 pub mod guest;
 pub mod host;
 pub mod invariants;
+pub mod kubernetes;
 pub mod loopdev;
 pub mod machine;
 pub mod node;
 pub mod points;
+pub mod process;
 pub mod removal;
 pub mod tree;
 pub mod world;

@@ -1,114 +1,33 @@
 //! One machine as its user has it: the real controller with its embedded store, the real agent, the real command
-//! line, on loop devices, all in one temporary folder.
+//! line, on loop devices, all in one temporary folder. Here its processes, in `machine/asked.rs` what they are asked.
 //!
 //! Whatever happens to a test, dropping its [`Machine`] ends its processes (by their ids), unmounts what lies in its
 //! folder, lets its loop devices go, and removes the folder.
 
-use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
-use api::{Drive, DrivePhase, StorageNode, Volume};
+use api::Drive;
 use kube::api::{Api, ListParams};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use crate::command::{Outcome, now, ours, program, run, until_telling, wait};
+use crate::command::{now, ours, program};
 use crate::csi::Csi;
 use crate::loopdev::{LoopDevice, mounts, unmount};
+use crate::process::Process;
+
+mod asked;
+
+pub use asked::CLASS;
 
 /// Node name of the one machine.
 pub const NODE: &str = "here";
 
-/// A class that any drive can serve, whatever its kernel enforces.
-pub const CLASS: &str = "\
-apiVersion: storage.k8s.io/v1
-kind: StorageClass
-metadata:
-  name: any
-provisioner: ringpv.io
-parameters:
-  capacity-enforcement: best-effort
-";
-
 /// Longest that a start, a stop, or a drive's preparation may take.
 pub const LIMIT: Duration = Duration::from_secs(60);
-
-/// A process of ours.
-#[derive(Debug)]
-pub struct Process {
-    child: Child,
-    log: PathBuf,
-}
-
-impl Process {
-    fn start(mut command: Command, log: &Path) -> Self {
-        let file = File::options()
-            .create(true)
-            .append(true)
-            .open(log)
-            .expect("a log file");
-        let copy = file.try_clone().expect("a second handle of the log file");
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(file)
-            .stderr(copy)
-            .spawn();
-        Self {
-            child: child.expect("the process starts"),
-            log: log.to_owned(),
-        }
-    }
-
-    /// Its process id.
-    #[must_use]
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Ends it as a power cut would, and waits until it is gone.
-    pub fn kill(mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-
-    /// Asks it to end (SIGTERM) and says how it did.
-    ///
-    /// # Panics
-    /// When it does not end in time.
-    pub fn stop(mut self) -> ExitStatus {
-        let pid = i32::try_from(self.child.id()).unwrap_or(i32::MAX);
-        kill(Pid::from_raw(pid), Signal::SIGTERM).ok();
-        let status = wait(&mut self.child, LIMIT);
-        if status.is_none() {
-            drop(self.child.kill());
-            drop(self.child.wait());
-        }
-        status.unwrap_or_else(|| panic!("it did not end on SIGTERM; its log: {}", self.said()))
-    }
-
-    /// Whether it runs still.
-    pub fn runs(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
-    }
-
-    /// Waits for its own end.
-    pub fn ended(&mut self, limit: Duration) -> Option<ExitStatus> {
-        wait(&mut self.child, limit)
-    }
-
-    /// The end of what it said, of all its runs.
-    #[must_use]
-    pub fn said(&self) -> String {
-        let text = fs::read_to_string(&self.log).unwrap_or_default();
-        let skip = text.lines().count().saturating_sub(40);
-        text.lines().skip(skip).collect::<Vec<_>>().join("\n")
-    }
-}
 
 /// One machine.
 pub struct Machine {
@@ -382,183 +301,8 @@ impl Machine {
         }
     }
 
-    // ---- talking to it ----
-
     fn endpoint(&self, name: &str) -> String {
         format!("unix://{}", self.path(&format!("{name}.sock")).display())
-    }
-
-    async fn connect(&self) -> anyhow::Result<kube::Client> {
-        let config = kube::config::Kubeconfig::read_from(self.path("store/kubeconfig"))?;
-        let config = kube::Config::from_custom_kubeconfig(config, &Default::default()).await?;
-        Ok(kube::Client::try_from(config)?)
-    }
-
-    /// A client of its API.
-    ///
-    /// # Panics
-    /// When there is no kubeconfig to read.
-    #[must_use]
-    pub fn client(&self) -> kube::Client {
-        self.runtime
-            .block_on(self.connect())
-            .expect("a client from the controller's kubeconfig")
-    }
-
-    /// CSI calls to the controller.
-    #[must_use]
-    pub fn controller_csi(&self) -> Csi {
-        Csi::at(&self.path("controller.sock"))
-    }
-
-    /// CSI calls to the agent.
-    #[must_use]
-    pub fn agent_csi(&self) -> Csi {
-        Csi::at(&self.path("agent.sock"))
-    }
-
-    /// Runs the command line program as its user would.
-    #[must_use]
-    pub fn ringpv(&self, words: &[&str]) -> Outcome {
-        let mut command = program(ours("kubectl-ringpv"));
-        command
-            .current_dir(self.dir.path())
-            .env("KUBECONFIG", self.path("store/kubeconfig"))
-            .env("RINGPV_MOUNTS", self.path("mounts.yaml"))
-            .arg("--controller-endpoint")
-            .arg(self.endpoint("controller"))
-            .arg("--node-endpoint")
-            .arg(self.endpoint("agent"))
-            .args(words);
-        run(command, 2 * LIMIT)
-    }
-
-    /// All objects of a kind.
-    ///
-    /// # Panics
-    /// When the API does not answer.
-    #[must_use]
-    pub fn list<K>(&self) -> Vec<K>
-    where
-        K: kube::Resource<Scope = kube::core::ClusterResourceScope, DynamicType = ()>
-            + Clone
-            + std::fmt::Debug
-            + serde::de::DeserializeOwned,
-    {
-        let api = Api::<K>::all(self.client());
-        let list = self.runtime.block_on(api.list(&ListParams::default()));
-        list.expect("the API answers").items
-    }
-
-    /// The machine's StorageNode, where the agent wrote it and the API answers.
-    #[must_use]
-    pub fn node(&self) -> Option<StorageNode> {
-        self.runtime.block_on(async {
-            let api = Api::<StorageNode>::all(self.connect().await.ok()?);
-            api.get_opt(NODE).await.ok().flatten()
-        })
-    }
-
-    /// What discovery says of a device.
-    ///
-    /// # Panics
-    /// When it does not know the device.
-    #[must_use]
-    pub fn discovered(&self, index: usize) -> api::Device {
-        let name = self.device(index);
-        let node = self.node().and_then(|node| node.status);
-        node.and_then(|status| {
-            status
-                .devices
-                .into_iter()
-                .find(|device| device.name == name)
-        })
-        .unwrap_or_else(|| panic!("{name} is not in the StorageNode"))
-    }
-
-    /// The Drive on a device, where there is one.
-    #[must_use]
-    pub fn drive(&self, index: usize) -> Option<Drive> {
-        let name = self.device(index);
-        let on = |drive: &Drive| {
-            let status = drive
-                .status
-                .as_ref()
-                .and_then(|status| status.device.as_ref());
-            status.map_or(drive.spec.device.name == name, |device| device.name == name)
-        };
-        self.list::<Drive>().into_iter().find(on)
-    }
-
-    /// Waits until the Drive on a device is in `phase`.
-    ///
-    /// # Panics
-    /// When it is not in time.
-    pub fn drive_in(&self, index: usize, phase: DrivePhase) -> Drive {
-        until_telling(LIMIT, || {
-            let drive = self.drive(index);
-            let status = drive.as_ref().and_then(|drive| drive.status.as_ref());
-            let told = format!("a drive that is {phase:?}: {status:#?}");
-            let there = status.is_some_and(|status| status.phase == phase);
-            drive.filter(|_| there).ok_or(told)
-        })
-    }
-
-    /// A Volume by its name, where there is one.
-    #[must_use]
-    pub fn volume(&self, name: &str) -> Option<Volume> {
-        let api = Api::<Volume>::all(self.client());
-        self.runtime
-            .block_on(api.get_opt(name))
-            .expect("the API answers")
-    }
-
-    /// Makes every eligible device a drive, through `discover` and `init`, and waits until all are Ready.
-    ///
-    /// # Panics
-    /// When one does not become Ready.
-    pub fn init_all(&self) {
-        self.discover();
-        self.ringpv(&["init", "drives.yaml"]).ok();
-        for index in 0..self.drives.len() {
-            self.drive_in(index, DrivePhase::Ready);
-        }
-    }
-
-    /// Writes drives.yaml with every eligible device selected.
-    pub fn discover(&self) {
-        self.ringpv(&["discover", "--overwrite"]).ok();
-    }
-
-    /// Makes a volume of a class that asks for no enforcement, and mounts it. Where its data are.
-    ///
-    /// # Panics
-    /// When it cannot be had.
-    #[must_use]
-    pub fn mounted_volume(&self, name: &str, size: &str) -> PathBuf {
-        self.write("class.yaml", CLASS);
-        self.ringpv(&[
-            "volumes",
-            "create",
-            name,
-            "--size",
-            size,
-            "--class",
-            "class.yaml",
-        ])
-        .ok();
-        let path = self.path(&format!("mnt-{name}"));
-        self.ringpv(&["volumes", "mount", name, &path.display().to_string()])
-            .ok();
-        path
-    }
-
-    /// Writes a file into its folder.
-    ///
-    /// # Panics
-    /// When that fails.
-    pub fn write(&self, name: &str, text: &str) {
-        fs::write(self.path(name), text).expect("a file in the machine's folder");
     }
 
     /// What the agent and the controller said last.

@@ -4,7 +4,7 @@
 //! The test below reads the names of all points off the code, so a new action is tried here or excused here.
 
 /// The agent prepares a drive.
-pub const INIT: [&str; 30] = [
+pub const INIT: [&str; 31] = [
     "add-finalizer.before",
     "add-finalizer.after",
     "check.before",
@@ -23,6 +23,7 @@ pub const INIT: [&str; 30] = [
     "format.after",
     // The first death interrupts mkfs.xfs; clearing up after it is the second.
     "clear.before",
+    "clear.piece",
     "clear.after",
     "first-mount.before",
     "first-mount.after",
@@ -256,7 +257,7 @@ mod tests {
             );
         }
         // The pieces of the long actions are named by the loop that does them piece by piece.
-        let pieces = ["erase.piece", "verify.piece"];
+        let pieces = ["erase.piece", "verify.piece", "clear.piece"];
         for point in tried.iter().chain(&excused) {
             assert!(
                 points.contains(*point) || pieces.contains(point),

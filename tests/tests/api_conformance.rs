@@ -1,52 +1,20 @@
-//! Level pure. The embedded API against what our processes rely on of Kubernetes: in memory, over its socket, and, where
-//! RINGPV_CONFORMANCE_KUBECONFIG names a cluster, the same cases against a real kube-apiserver.
+//! Level pure. The embedded API against what our processes rely on of Kubernetes: in memory and over its socket. The
+//! level cluster holds a real kube-apiserver against the same cases.
 
 #![cfg(test)]
 
+use agent::objects::{Version, WriteError, patch_status};
+use api::Volume;
 use controller::embedded::{Embedded, Listen, Options};
-use kube::Client;
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use std::path::Path;
-use std::time::Duration;
-use tests::conformance::{cases, kubectl, prepare};
-
-/// Longest time for one case.
-const CASE_MAX: Duration = Duration::from_secs(120);
-
-async fn all_cases_hold(client: Client, place: &str) {
-    prepare(&client).await.unwrap();
-    let mut failed = Vec::new();
-    let cases = cases();
-    let count = cases.len();
-    for (index, case) in cases.into_iter().enumerate() {
-        let tag = format!("{}-{index}", std::process::id());
-        let result = tokio::time::timeout(CASE_MAX, case.run(client.clone(), &tag)).await;
-        match result {
-            Ok(Ok(())) => println!("case {place} {} ... ok", case.name),
-            Ok(Err(error)) => failed.push(format!("{}: {error:#}", case.name)),
-            Err(_) => failed.push(format!("{}: takes too long", case.name)),
-        }
-    }
-    // The test itself counts as one.
-    println!(
-        "COUNTED: {} passed, 0 failed, 0 skipped",
-        count - failed.len() - usize::from(failed.is_empty())
-    );
-    assert!(failed.is_empty(), "{place}:\n  {}", failed.join("\n  "));
-}
-
-async fn connect(kubeconfig: &Path) -> Client {
-    let kubeconfig = Kubeconfig::read_from(kubeconfig).unwrap();
-    let options = KubeConfigOptions::default();
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await;
-    Client::try_from(config.unwrap()).unwrap()
-}
+use kube::api::{Api, DeleteParams, PostParams};
+use serde_json::json;
+use tests::conformance::{connect, hold, kubectl, prepare};
 
 #[tokio::test]
 async fn in_memory() {
     let id = "4f6d0a51-8f5c-4f5e-a7a4-2d1c4a3b9e10";
     let embedded = Embedded::in_memory(id, Options::default()).unwrap();
-    all_cases_hold(embedded.client(), "memory").await;
+    hold(embedded.client(), "memory").await.unwrap();
 }
 
 #[tokio::test]
@@ -54,7 +22,8 @@ async fn over_the_socket() {
     let directory = tempfile::tempdir().unwrap();
     let embedded = Embedded::open(directory.path(), Options::default()).unwrap();
     let server = embedded.serve(&Listen::default()).await.unwrap();
-    all_cases_hold(connect(server.kubeconfig()).await, "socket").await;
+    let client = connect(server.kubeconfig()).await.unwrap();
+    hold(client, "socket").await.unwrap();
     server.stop().await;
     embedded.close();
 }
@@ -73,7 +42,12 @@ async fn strangers_are_refused() {
         let altered = kubeconfig.replace(token.trim(), wrong.trim());
         let path = directory.path().join("altered");
         std::fs::write(&path, altered).unwrap();
-        let error = connect(&path).await.apiserver_version().await.unwrap_err();
+        let error = connect(&path)
+            .await
+            .unwrap()
+            .apiserver_version()
+            .await
+            .unwrap_err();
         assert!(
             matches!(&error, kube::Error::Api(status) if status.code == 401),
             "{error:?}"
@@ -86,9 +60,17 @@ async fn strangers_are_refused() {
         .unwrap();
     let path = directory.path().join("altered");
     std::fs::write(&path, kubeconfig.replace(authority, "")).unwrap();
-    assert!(connect(&path).await.apiserver_version().await.is_err());
+    assert!(
+        connect(&path)
+            .await
+            .unwrap()
+            .apiserver_version()
+            .await
+            .is_err()
+    );
     let version = connect(server.kubeconfig())
         .await
+        .unwrap()
         .apiserver_version()
         .await
         .unwrap();
@@ -103,26 +85,44 @@ async fn kubectl_is_content() {
     let directory = tempfile::tempdir().unwrap();
     let embedded = Embedded::open(directory.path(), Options::default()).unwrap();
     let server = embedded.serve(&Listen::default()).await.unwrap();
-    let client = connect(server.kubeconfig()).await;
+    let client = connect(server.kubeconfig()).await.unwrap();
     let tag = std::process::id().to_string();
-    let result = kubectl::run(client, server.kubeconfig(), &tag, true).await;
+    let kubectl = kubectl::kubectl().unwrap();
+    let result = kubectl::run(client, &kubectl, server.kubeconfig(), &tag, true).await;
     server.stop().await;
     embedded.close();
     result.unwrap();
 }
 
+/// The agent's status of a Volume reaches that very one: others may write to it meanwhile, but another object of its name
+/// gets nothing of it.
 #[tokio::test]
-async fn on_a_real_cluster() {
-    let Some(kubeconfig) = std::env::var_os("RINGPV_CONFORMANCE_KUBECONFIG") else {
-        tests::skip(
-            "on_a_real_cluster",
-            "RINGPV_CONFORMANCE_KUBECONFIG names no kubeconfig of a cluster",
-        );
-        return;
-    };
-    let kubeconfig = Path::new(&kubeconfig);
-    let client = connect(kubeconfig).await;
-    all_cases_hold(client.clone(), "cluster").await;
-    let tag = std::process::id().to_string();
-    kubectl::run(client, kubeconfig, &tag, false).await.unwrap();
+async fn a_status_reaches_the_object_it_is_of() {
+    let id = "4f6d0a51-8f5c-4f5e-a7a4-2d1c4a3b9e10";
+    let embedded = Embedded::in_memory(id, Options::default()).unwrap();
+    let client = embedded.client();
+    prepare(&client).await.unwrap();
+    let volumes = Api::<Volume>::all(client);
+    let wanted: Volume = serde_json::from_value(json!({
+        "apiVersion": "ringpv.io/v1alpha1", "kind": "Volume", "metadata": {"name": "v"},
+        "spec": {"csiName": "v", "node": "node-1", "capacityBytes": 1024},
+    }))
+    .unwrap();
+    let params = PostParams::default();
+    let first = volumes.create(&params, &wanted).await.unwrap();
+    let version = Version::of(&first);
+    let phase = |phase: &str| json!({"status": {"phase": phase}});
+    for word in ["Ready", "Staged"] {
+        let written = patch_status(&volumes, "v", &version, &phase(word)).await;
+        let status = written.unwrap().status.unwrap();
+        assert_eq!(serde_json::to_value(status.phase).unwrap(), word);
+    }
+    let delete = DeleteParams::default();
+    volumes.delete("v", &delete).await.unwrap();
+    let gone = patch_status(&volumes, "v", &version, &phase("Lost")).await;
+    assert!(matches!(gone, Err(WriteError::Gone(_))), "{gone:?}");
+    volumes.create(&params, &wanted).await.unwrap();
+    let other = patch_status(&volumes, "v", &version, &phase("Lost")).await;
+    assert!(matches!(other, Err(WriteError::Replaced(_))), "{other:?}");
+    assert_eq!(volumes.get("v").await.unwrap().status, None);
 }

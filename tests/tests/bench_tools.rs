@@ -4,12 +4,16 @@
 #![cfg(test)]
 
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
-use tests::command::{Outcome, ours, program, run};
+use tests::command::{Outcome, ours, program, run, until, wait};
 use tests::loopdev::LoopDevice;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -132,11 +136,7 @@ fn a_device_is_erased_by_its_own_word_alone() {
     pair(&word, &word).refused(REFUSED, "not the fingerprint");
     let counted = bench(&["erase", &one_path, &other_path, "--fingerprint", &word]);
     counted.refused(USAGE, "one --fingerprint for each");
-    let above = fs::File::options()
-        .read(true)
-        .custom_flags(nix::libc::O_EXCL)
-        .open(one.path())
-        .unwrap();
+    let above = exclusively(one).unwrap();
     bench(&["erase", &one_path, "--fingerprint", &word]).refused(REFUSED, "in use");
     drop(above);
     assert_eq!((left(one), left(other)), (full, full));
@@ -166,6 +166,146 @@ fn a_device_is_erased_by_its_own_word_alone() {
     }
     drop(made);
     drop(folder);
+}
+
+/// A comparison that writes to a device, stopped while one of its programs does: no more is written before it is let go on.
+struct Stopped(Child);
+
+impl Stopped {
+    /// While the program that is called so, with this first word, writes: `during` is looked at until it ends.
+    fn comparing(device: &LoopDevice, writer: (&str, &str), during: impl FnOnce()) -> Self {
+        let (path, word) = (path(device), fingerprint(device));
+        let mut command = program(ours("ringpv-bench"));
+        command.args(["compare", &path, "--fingerprint", &word]);
+        command.args(["--only", "write-8", "--rounds", "50", "--runtime", "1s"]);
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stopped = Self(child);
+        let id = stopped.0.id();
+        let children = format!("/proc/{id}/task/{id}/children");
+        let program = until(writer.0, LIMIT, || {
+            let of = fs::read_to_string(&children).ok()?;
+            let program = of.split_whitespace().next()?.to_owned();
+            let words = fs::read_to_string(format!("/proc/{program}/cmdline")).ok()?;
+            let (name, rest) = words.split_once('\0')?;
+            (name.ends_with(writer.0) && rest.starts_with(writer.1)).then_some(program)
+        });
+        stopped.signal(Signal::SIGSTOP);
+        during();
+        until("the end of that program", LIMIT, || {
+            let stat = fs::read_to_string(format!("/proc/{program}/stat")).ok()?;
+            stat.contains(") Z ").then_some(())
+        });
+        stopped
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id = Pid::from_raw(self.0.id().try_into().unwrap());
+        kill(id, signal).unwrap();
+    }
+
+    /// What it says once it is let go on.
+    fn goes_on(mut self) -> String {
+        self.signal(Signal::SIGCONT);
+        let status = wait(&mut self.0, LIMIT).expect("it ends");
+        let mut said = String::new();
+        let mut stderr = self.0.stderr.take().unwrap();
+        stderr.read_to_string(&mut said).unwrap();
+        assert_eq!(status.code(), Some(3), "{said}");
+        said
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+fn exclusively(device: &LoopDevice) -> std::io::Result<fs::File> {
+    fs::File::options()
+        .read(true)
+        .custom_flags(nix::libc::O_EXCL)
+        .open(device.path())
+}
+
+/// A loop device does not hold its ground, and knows it by one of its names alone.
+#[test]
+fn what_a_loop_device_stands_on_is_not_written_to_by_any_name() {
+    let test = "what_a_loop_device_stands_on_is_not_written_to_by_any_name";
+    let Some((folder, made)) = devices(test, 1) else {
+        return;
+    };
+    let device = &made[0];
+    let before = device.checksum();
+    let (link, other) = (folder.path().join("link"), folder.path().join("other"));
+    fs::hard_link(device.file(), &link).unwrap();
+    fs::write(&other, vec![7; 1 << 20]).unwrap();
+    let write = |file: &std::path::Path| {
+        let file = file.display().to_string();
+        bench(&["run", &file, "--rw", "write", "--write-file", "--ops", "8"])
+    };
+    write(&other).ok();
+    for name in [device.file(), &link] {
+        write(name).refused(REFUSED, &format!("backs {}", path(device)));
+    }
+    // Its path leads elsewhere now.
+    fs::rename(&other, device.file()).unwrap();
+    write(device.file()).ok();
+    write(&link).refused(REFUSED, &format!("backs {}", path(device)));
+    assert_eq!(device.checksum(), before);
+}
+
+/// fio opens a device as anybody may: it is the comparison that keeps it from being mounted meanwhile.
+#[test]
+fn a_comparison_holds_the_device_that_a_peer_writes_to() {
+    let test = "a_comparison_holds_the_device_that_a_peer_writes_to";
+    if !std::path::Path::new("/usr/bin/fio").exists() {
+        return tests::skip(test, "fio is missing");
+    }
+    let Some((_folder, made)) = devices(test, 1) else {
+        return;
+    };
+    let device = &made[0];
+    let refused = || {
+        let error = exclusively(device).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(nix::libc::EBUSY), "{error}");
+    };
+    let stopped = Stopped::comparing(device, ("/fio", "--name=compare"), refused);
+    drop(stopped);
+    until("the end of the hold", LIMIT, || exclusively(device).ok());
+}
+
+/// A comparison writes for minutes: what it was allowed to at the beginning may be somebody else's by now.
+#[test]
+fn a_comparison_writes_to_no_other_device_than_it_was_given() {
+    let test = "a_comparison_writes_to_no_other_device_than_it_was_given";
+    let Some((folder, made)) = devices(test, 1) else {
+        return;
+    };
+    let device = &made[0];
+    // It holds the device itself: when it has ended nobody does.
+    let ours = ("/ringpv-bench", "run");
+    let stopped = Stopped::comparing(device, ours, || {});
+    let above = exclusively(device).unwrap();
+    let before = device.checksum();
+    let said = stopped.goes_on();
+    assert!(said.contains("in use"), "{said}");
+    assert_eq!(device.checksum(), before);
+    drop(above);
+
+    // What a device stands on is what a loop device is.
+    let stopped = Stopped::comparing(device, ours, || {});
+    fs::rename(device.file(), folder.path().join("moved")).unwrap();
+    let before = device.checksum();
+    let said = stopped.goes_on();
+    assert!(said.contains("another device than"), "{said}");
+    assert_eq!(device.checksum(), before);
 }
 
 /// Whether the figures of a comparison can be had at all; what they are is for a machine that does nothing else.

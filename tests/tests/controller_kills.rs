@@ -1,4 +1,4 @@
-//! Level loop. `kill -9` of the controller: at every write of an init, and around everything that it does to a volume or
+//! Level loop, beside the others. `kill -9` of the controller: at every write of an init, and around everything that it does to a volume or
 //! a drive. Whoever called calls again, the next start completes, and nothing is lost or there twice. The points are in
 //! `tests::points`.
 

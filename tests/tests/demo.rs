@@ -1,4 +1,4 @@
-//! Level loop. The whole demo as a newcomer runs it, the real `kubectl-ringpv demo`: to its end, left running and taken
+//! Level loop, beside the others. The whole demo as a newcomer runs it, the real `kubectl-ringpv demo`: to its end, left running and taken
 //! away, interrupted at many a point, killed. Whatever became of it, nothing that it made is left.
 
 #![cfg(test)]

@@ -194,6 +194,30 @@ fn a_sparse_file_stays_sparse() {
     assert!(full.eraser.queue().one_command);
 }
 
+/// A partition has no queue of its own in sysfs: what its disk can do by itself, it can.
+#[test]
+fn a_partition_zeroes_as_its_disk_does() {
+    if cannot("a_partition_zeroes_as_its_disk_does") {
+        return;
+    }
+    let disk = tempfile::tempdir().unwrap();
+    let device = LoopDevice::create(&disk.path().join("parted"), SIZE);
+    let path = device.path().display().to_string();
+    let mut shell = program("sh");
+    // Some kernels read no partition tables; partx tells them.
+    let table = format!("echo ',,L' | sfdisk -q {path} && partx --update {path}");
+    shell.args(["-c", &table]);
+    run(shell, LIMIT).ok();
+    let queue = |path: &str| {
+        let held = File::open(path).unwrap();
+        let limiter = Arc::new(Limiter::unlimited());
+        Eraser::new(Arc::new(held), None, limiter).unwrap().queue()
+    };
+    let whole = queue(&path);
+    assert!(whole.zeroes_bytes_max > 0);
+    assert_eq!(queue(&format!("{path}p1")), whole);
+}
+
 #[test]
 fn what_was_called_off_goes_on_from_its_cursor() {
     if cannot("what_was_called_off_goes_on_from_its_cursor") {

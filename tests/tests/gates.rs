@@ -3,8 +3,10 @@
 
 #![cfg(test)]
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::thread;
+use std::time::Duration;
 
 use api::drive::Step;
 use api::{Drive, DrivePhase, Reason};
@@ -177,6 +179,12 @@ fn a_word_that_comes_before_the_first_piece_is_heard() {
     let Some(machine) = Machine::running(test, &[640 * MIB]) else {
         return;
     };
+    let open = || {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        options.open(machine.devices()[0].path()).unwrap()
+    };
+    open().write_all_at(&[7; 16], MIB * 3 / 4).unwrap();
     discover_gated(&machine, "{readIopsMin: 1}");
     machine.ringpv(&["init", "drives.yaml", "--no-wait"]).ok();
     until("the gate to run", LIMIT, || {
@@ -184,16 +192,42 @@ fn a_word_that_comes_before_the_first_piece_is_heard() {
         (progress.step == Step::Gate).then_some(())
     });
     machine.ringpv(&["suspend", "drives", "--all"]).ok();
-    until("the drive to rest", LIMIT, || {
+    let status = until("the drive to rest", LIMIT, || {
         let status = machine.drive(0)?.status?;
-        (status.reason == Some(Reason::Suspended)).then_some(())
+        (status.reason == Some(Reason::Suspended)).then_some(status)
     });
+    assert!(status.latency.is_none(), "the gate was not waited for");
     let mut bytes = [0; 16];
-    let device = fs::File::open(machine.devices()[0].path()).unwrap();
-    device.read_exact_at(&mut bytes, MIB * 3 / 4).unwrap();
-    assert_ne!(bytes, [0; 16], "what the gate wrote there is there still");
+    open().read_exact_at(&mut bytes, MIB * 3 / 4).unwrap();
+    // What was there before, or what the gate wrote.
+    assert_ne!(bytes, [0; 16], "something is there still");
     machine.ringpv(&["resume", "drives", "--all"]).ok();
     machine.drive_in(0, DrivePhase::Ready);
+}
+
+#[test]
+fn a_device_that_is_held_for_a_moment_is_waited_for() {
+    let Some(machine) = Machine::running(
+        "a_device_that_is_held_for_a_moment_is_waited_for",
+        &[640 * MIB],
+    ) else {
+        return;
+    };
+    machine.discover();
+    let holder = hold(&machine);
+    let release = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(1200));
+        drop(holder);
+    });
+    machine.ringpv(&["init", "drives.yaml"]).ok();
+    release.join().unwrap();
+}
+
+/// As a tool does that looks for its own on a device.
+fn hold(machine: &Machine) -> File {
+    let mut options = OpenOptions::new();
+    let exclusive = options.read(true).custom_flags(libc::O_EXCL);
+    exclusive.open(machine.devices()[0].path()).unwrap()
 }
 
 #[test]
@@ -205,11 +239,7 @@ fn a_device_that_somebody_holds_is_not_written() {
     };
     machine.discover();
     let before = machine.devices()[0].checksum();
-    let holder = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_EXCL)
-        .open(machine.devices()[0].path())
-        .unwrap();
+    let holder = hold(&machine);
     let outcome = machine
         .ringpv(&["init", "drives.yaml", "--timeout", "5s"])
         .refused(FAILED, "OpenedByOther");
@@ -234,13 +264,7 @@ fn a_device_that_was_mounted_since_discover_is_not_written() {
     let mut mkfs = program("mkfs.ext4");
     mkfs.args(["-q", "-L", "precious"]).arg(&device);
     run(mkfs, LIMIT).ok();
-    until("the device to hold data", LIMIT, || {
-        let reasons = machine.discovered(0).reasons;
-        reasons
-            .iter()
-            .any(|one| one.reason == Reason::HoldsData)
-            .then_some(())
-    });
+    machine.discovered_with(0, Reason::HoldsData);
     machine.discover();
     let file = fs::read_to_string(machine.path("drives.yaml")).unwrap();
     machine.write("drives.yaml", &file.replace("select: no", "select: yes"));

@@ -1,4 +1,4 @@
-//! Level loop. `kill -9` of the agent at every named point of init, stage and delete, and of the controller at any time
+//! Level loop, beside the others. `kill -9` of the agent at every named point of init, stage and delete, and of the controller at any time
 //! while volumes are made. The next start completes, and what was Ready keeps its data. The points, and those that
 //! cannot be tried, are in `tests::points`; `controller_kills.rs` has those of the controller.
 

@@ -165,13 +165,7 @@ fn a_boot_without_the_api_brings_the_data_back() {
 
 /// Waits until discovery tells that the first device bears a drive without an object.
 fn await_adoptable(machine: &Machine) {
-    until("the drives to be found", LIMIT, || {
-        let reasons = machine.discovered(0).reasons;
-        reasons
-            .iter()
-            .any(|one| one.reason == Reason::Adoptable)
-            .then_some(())
-    });
+    machine.discovered_with(0, Reason::Adoptable);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use api::storage_node::{DeviceVerdict, IoBackendName};
 use api::{Drive, DrivePhase, Reason};
 use kube::ResourceExt as _;
-use tests::command::{program, run, until};
+use tests::command::{program, run};
 use tests::data;
 use tests::machine::{CLASS, LIMIT, Machine};
 use tonic::Code;
@@ -26,24 +26,6 @@ fn shell(script: &str) {
     let mut command = program("sh");
     command.args(["-c", script]);
     run(command, Duration::from_secs(60)).ok();
-}
-
-fn reasons(machine: &Machine, index: usize) -> Vec<Reason> {
-    machine
-        .discovered(index)
-        .reasons
-        .iter()
-        .map(|one| one.reason)
-        .collect()
-}
-
-/// Waits until discovery gives `reason` for a device.
-fn denied_with(machine: &Machine, index: usize, reason: Reason) {
-    until(
-        &format!("{} to be {reason}", machine.device(index)),
-        LIMIT,
-        || reasons(machine, index).contains(&reason).then_some(()),
-    );
 }
 
 #[test]
@@ -227,7 +209,7 @@ fn data_go_only_with_the_word_and_the_fingerprint() {
     assert_eq!(outcome.code, Some(REFUSED), "nobody confirms: {outcome}");
     let outcome = machine.ringpv(&["init", "drives.yaml", "--dangerous", "--yes", "wrong/word"]);
     assert_eq!(outcome.code, Some(REFUSED), "{outcome}");
-    assert!(reasons(&machine, 0).contains(&Reason::HoldsData));
+    assert!(machine.reasons(0).contains(&Reason::HoldsData));
     let word = machine.discovered(0).fingerprint.to_string();
     machine
         .ringpv(&["init", "drives.yaml", "--dangerous", "--yes", &word])
@@ -264,11 +246,11 @@ fn devices_that_somebody_uses_are_denied() {
     };
     machine.start_controller();
     machine.start_agent();
-    denied_with(&machine, 0, Reason::Mounted);
-    denied_with(&machine, 1, Reason::Partitioned);
-    denied_with(&machine, 3, Reason::TooSmall);
+    machine.discovered_with(0, Reason::Mounted);
+    machine.discovered_with(1, Reason::Partitioned);
+    machine.discovered_with(3, Reason::TooSmall);
     if swapped {
-        denied_with(&machine, 2, Reason::SwapInUse);
+        machine.discovered_with(2, Reason::SwapInUse);
         shell(&format!(
             "swapoff {}",
             machine.devices()[2].path().display()
@@ -305,8 +287,8 @@ fn two_devices_with_one_drive_are_both_refused() {
     fs::copy(machine.devices()[0].file(), &copy).unwrap();
     machine.add_device_on(&copy);
     machine.start_agent();
-    denied_with(&machine, 0, Reason::DuplicateDriveId);
-    denied_with(&machine, 1, Reason::DuplicateDriveId);
+    machine.discovered_with(0, Reason::DuplicateDriveId);
+    machine.discovered_with(1, Reason::DuplicateDriveId);
     assert!(
         machine
             .devices()
@@ -417,7 +399,7 @@ fn loop_devices_need_their_flag() {
     machine.loops_allowed = false;
     machine.start_controller();
     machine.start_agent();
-    denied_with(&machine, 0, Reason::LoopNotAllowed);
+    machine.discovered_with(0, Reason::LoopNotAllowed);
 }
 
 #[test]
@@ -447,7 +429,7 @@ fn a_drive_of_another_cluster_is_shown_and_left_alone() {
     other.add_device_on(&image);
     other.start_controller();
     other.start_agent();
-    denied_with(&other, 0, Reason::ForeignCluster);
+    other.discovered_with(0, Reason::ForeignCluster);
     assert_eq!(other.discovered(0).holds_drive.unwrap().id, id);
     assert_ne!(other.ringpv(&["adopt", "--all"]).code, Some(0));
     std::thread::sleep(Duration::from_secs(1));

@@ -2,13 +2,14 @@
 
 #![cfg(test)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
 use tests::command::{program, run};
+use tests::ginkgo::cases;
 use tests::machine::Machine;
 use tests::tree::root;
 
@@ -29,26 +30,6 @@ fn csi_sanity() -> Result<PathBuf, String> {
         Some(0) => Ok(output),
         _ => Err(format!("Go could not build it: {built}")),
     }
-}
-
-/// State of every spec by its full name, and what a failed one said.
-fn specs(report: &Value) -> BTreeMap<String, (String, String)> {
-    let text = |value: &Value| value.as_str().unwrap_or("").to_owned();
-    let mut specs = BTreeMap::new();
-    for spec in report[0]["SpecReports"].as_array().into_iter().flatten() {
-        if spec["LeafNodeType"] != "It" {
-            continue;
-        }
-        let containers = spec["ContainerHierarchyTexts"]
-            .as_array()
-            .into_iter()
-            .flatten();
-        let mut words: Vec<String> = containers.map(text).collect();
-        words.push(text(&spec["LeafNodeText"]));
-        let said = text(&spec["Failure"]["Message"]);
-        specs.insert(words.join(" "), (text(&spec["State"]), said));
-    }
-    specs
 }
 
 /// The skips that `tests/sanity/skips` explains.
@@ -96,11 +77,11 @@ fn csi_sanity_passes() {
         &fs::read_to_string(&report).unwrap_or_else(|e| panic!("{e}: {outcome}")),
     )
     .unwrap();
-    let specs = specs(&report);
+    let specs = cases(&report);
     let of = |state: &str| -> Vec<&String> {
         specs
             .iter()
-            .filter(|(_, (s, _))| s == state)
+            .filter(|(_, case)| case.state == state)
             .map(|(name, _)| name)
             .collect()
     };
@@ -108,8 +89,8 @@ fn csi_sanity_passes() {
     let (passed, skipped) = (of("passed"), [of("skipped"), of("pending")].concat());
     let failed: Vec<String> = specs
         .iter()
-        .filter(|(_, (state, _))| !["passed", "skipped", "pending"].contains(&state.as_str()))
-        .map(|(name, (state, said))| format!("{state}: {name}: {said}"))
+        .filter(|(_, case)| !["passed", "skipped", "pending"].contains(&case.state.as_str()))
+        .map(|(name, case)| format!("{}: {name}: {}", case.state, case.said))
         .collect();
     tests::tell(&format!(
         "COUNTED: {} passed, {} failed, {} skipped",

@@ -303,7 +303,8 @@ fn the_tree_speaks_of_itself_alone() {
     let mut breaches = Vec::new();
     for (path, text) in tree.all().filter(|(path, _)| *path != "Cargo.lock") {
         for (index, line) in text.lines().enumerate() {
-            for word in words.iter().filter(|word| begins_in(line, word)) {
+            let breached = words.iter().filter(|word| begins_in(line, word));
+            for word in breached.filter(|word| !is_the_upstreams(path, word)) {
                 breaches.push(format!("{path}:{}: {word}", index + 1));
             }
         }
@@ -312,6 +313,12 @@ fn the_tree_speaks_of_itself_alone() {
         "no paths of a machine, no registries, nothing left to do",
         &breaches,
     );
+}
+
+/// An installation names where Kubernetes publishes the sidecars.
+fn is_the_upstreams(path: &str, word: &str) -> bool {
+    let names = ["deploy/kubernetes", "cli/src/install/"];
+    word.ends_with(".k8s") && names.iter().any(|name| path.starts_with(name))
 }
 
 /// Whether `word` begins somewhere in `line`, and is no part of a longer path.

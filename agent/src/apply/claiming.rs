@@ -12,7 +12,7 @@ use block::claim::{CLAIM_BYTES, NAMED_MAX};
 use block::signature::{Area, Kind, everywhere, scan};
 
 use super::{Apply, Claim, ClaimState, Hold, Outcome, Reason, Refusal, Retry, Session};
-use crate::probe::identity;
+use crate::probe::{Media, identity};
 
 impl Apply<'_> {
     /// Claims the held device, with all that is on it.
@@ -81,6 +81,10 @@ impl Apply<'_> {
         };
         let seen = self.host.probe(&hold.seen.facts.name);
         let seen = seen.map_err(self.refused(Reason::ReadFailed))?;
+        // Of what nobody could read nothing is kept: "unread" would be taken for what it holds.
+        if !matches!(seen.facts.media, Media::Read { .. }) {
+            return Ok(());
+        }
         let left = Some(identity::held(&seen.facts.media));
         self.write_claim(hold, Claim { left, ..claim })
     }

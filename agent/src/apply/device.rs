@@ -8,8 +8,8 @@ use block::erase::{
 use block::signature::{Found as Signature, Kind};
 
 use super::{
-    Apply, Claim, EraseLevel, EraseMethod, EraseVerify, Hold, Method, Outcome, Reason, Refusal,
-    Retry, SecureState, Seen, Session, Verify, Warrant,
+    Apply, Claim, EraseLevel, EraseMethod, EraseVerify, Method, Outcome, Reason, Refusal, Retry,
+    SecureState, Seen, Session, Verify, Warrant,
 };
 use crate::host::{HeldDevice, HostError};
 use crate::plan::asked;
@@ -17,6 +17,8 @@ use crate::probe::identity;
 
 /// Bytes read back in one piece.
 const VERIFY_PIECE_BYTES: u64 = 64 << 20;
+/// Bytes of one piece of what an interrupted mkfs may have written.
+const CLEAR_PIECE_BYTES: u64 = 4 << 20;
 /// Samples read back in one piece.
 const VERIFY_SAMPLES: usize = 256;
 
@@ -37,8 +39,13 @@ impl Apply<'_> {
         resume: bool,
     ) -> Result<Outcome, Refusal> {
         let (held, seen) = self.look(device)?;
-        if let Some(refusal) = not_to_be_taken(device, &seen) {
+        let again = self.sanitizes_again((held.as_ref(), &seen), false)?;
+        if let Some(refusal) = not_to_be_taken(device, &seen, again.is_some()) {
             return Err(refusal);
+        }
+        if let Some(warrant) = again {
+            *session = Session::of(held, warrant, seen);
+            return Ok(Outcome::Changed);
         }
         self.can_secure(held.as_ref())?;
         let found = found(&seen, self.id());
@@ -58,10 +65,7 @@ impl Apply<'_> {
             };
             Refusal::of_warrant(device, &why)
         })?;
-        *session = Session {
-            hold: Some(Hold::new(held, warrant, seen)),
-            ..Session::default()
-        };
+        *session = Session::of(held, warrant, seen);
         Ok(Outcome::Changed)
     }
 
@@ -71,6 +75,10 @@ impl Apply<'_> {
         device: &str,
     ) -> Result<Outcome, Refusal> {
         let (held, seen) = self.look(device)?;
+        if let Some(warrant) = self.sanitizes_again((held.as_ref(), &seen), true)? {
+            *session = Session::of(held, warrant, seen);
+            return Ok(Outcome::Changed);
+        }
         self.can_secure(held.as_ref())?;
         let found = found(&seen, self.id());
         let warrant = if self.goes_on_blank(&found) {
@@ -79,10 +87,7 @@ impl Apply<'_> {
             Warrant::to_remove(self.ours(), &found)
         }
         .map_err(|why| Refusal::of_warrant(device, &why))?;
-        *session = Session {
-            hold: Some(Hold::new(held, warrant, seen)),
-            ..Session::default()
-        };
+        *session = Session::of(held, warrant, seen);
         Ok(Outcome::Changed)
     }
 
@@ -91,7 +96,10 @@ impl Apply<'_> {
         let held = self.host.hold(device).map_err(|error| {
             // Who holds it is often to be seen: a mount, swap, another driver.
             let seen = self.host.probe(device).ok().filter(|_| error.is_busy());
-            match seen.as_ref().and_then(|seen| not_to_be_taken(device, seen)) {
+            match seen
+                .as_ref()
+                .and_then(|seen| not_to_be_taken(device, seen, false))
+            {
                 Some(refusal) => Refusal {
                     retry: Retry::Later,
                     ..refusal
@@ -139,6 +147,7 @@ impl Apply<'_> {
                         done_bytes: course.cursor(),
                         total_bytes: course.plan().total_bytes(),
                         offloaded: piece.method.is_offloaded(),
+                        methods: course.methods(),
                     };
                 }
                 Err(error)
@@ -177,10 +186,11 @@ impl Apply<'_> {
             else {
                 break;
             };
-            let nonzero = hold
-                .device
-                .find_nonzero(part)
-                .map_err(self.refused(Reason::VerifyFailed))?;
+            // What cannot be read is no proof that something else is there: it is read again later, from here on.
+            let nonzero = hold.device.find_nonzero(part).map_err(|error| Refusal {
+                retry: Retry::Later,
+                ..Refusal::of_host(Reason::ReadFailed, &error)
+            })?;
             if let Some(at) = nonzero {
                 let message = format!("{}: byte {at} is not zero", hold.seen.facts.name);
                 return Err(Refusal::new(Reason::VerifyFailed, message, Retry::OnChange));
@@ -200,20 +210,31 @@ impl Apply<'_> {
             done_bytes,
             total_bytes,
             offloaded: false,
+            methods: String::new(),
         })
     }
 
-    /// Zeroes what an interrupted mkfs may have written.
+    /// Zeroes what an interrupted mkfs may have written, a piece at a time.
     pub(super) fn clear(&self, session: &mut Session) -> Result<Outcome, Refusal> {
         self.begin(session)?;
+        let done_bytes = session.cleared_bytes;
         let hold = session.hold()?;
-        for range in signature_areas(hold.device.size_bytes()) {
-            let method = Method::ZeroWrites;
-            hold.device
-                .zero(&hold.warrant, Piece { range, method })
-                .map_err(self.refused(Reason::EraseFailed))?;
-        }
-        Ok(Outcome::Changed)
+        let areas = signature_areas(hold.device.size_bytes());
+        let piece_bytes = hold.device.limiter().piece_bytes(CLEAR_PIECE_BYTES);
+        let Some(range) = part_at(&areas, done_bytes, piece_bytes) else {
+            return Ok(Outcome::Changed);
+        };
+        let method = Method::ZeroWrites;
+        hold.device
+            .zero(&hold.warrant, Piece { range, method })
+            .map_err(self.refused(Reason::EraseFailed))?;
+        session.cleared_bytes = done_bytes + range.bytes;
+        Ok(Outcome::Partly {
+            done_bytes: session.cleared_bytes,
+            total_bytes: total(&areas),
+            offloaded: false,
+            methods: String::new(),
+        })
     }
 
     fn to_verify(&self, session: &Session, verify: EraseVerify) -> Result<Vec<Range>, Refusal> {
@@ -258,7 +279,7 @@ fn erased(secure: SecureState, course: &Course) -> Outcome {
             bytes: plan.device_bytes(),
             level: EraseLevel::Physical,
         },
-        SecureState::No | SecureState::Begun => Outcome::Erased {
+        SecureState::No | SecureState::Begun(_) => Outcome::Erased {
             methods: zeroed,
             bytes: plan.total_bytes(),
             level: if plan.is_whole() {
@@ -277,12 +298,11 @@ fn is_refusal(method: Method, error: &HostError) -> bool {
         .is_some_and(|errno| method.is_refused_by(errno))
 }
 
-/// What stands against taking a device, apart from what it holds and whose it is.
-fn not_to_be_taken(device: &str, seen: &Seen) -> Option<Refusal> {
-    let one = seen
-        .reasons
-        .iter()
-        .find(|one| !WHOSE.contains(&one.reason))?;
+/// What stands against taking a device, apart from what it holds and whose it is; `unread` where it may be one that
+/// answers no read.
+fn not_to_be_taken(device: &str, seen: &Seen, unread: bool) -> Option<Refusal> {
+    let may_be = |reason| WHOSE.contains(&reason) || unread && reason == Reason::ReadFailed;
+    let one = seen.reasons.iter().find(|one| !may_be(one.reason))?;
     let what = match one.message.as_str() {
         "" => one.reason.meaning(),
         message => message,

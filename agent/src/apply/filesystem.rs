@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use api::serve::faults;
-use block::signature::{Area, Kind, scan};
+use block::signature::{Area, Found, Kind, scan};
 
 use super::device::{found, seed};
 use super::{
     Apply, Attached, ClaimState, DriveCapacity, Hold, HostError, Outcome, Reason, Refusal, Retry,
     Session, Warrant, claim_offset,
 };
-use crate::host::{MakeXfs, MountDevice};
+use crate::host::{KeptName, MakeXfs, MountDevice};
 use crate::records::{
     DriveRecord, FORMAT_VERSION, PROBE_PARTS, Said, drive_record, probe_bytes, probe_parts, scratch,
 };
@@ -23,9 +23,18 @@ impl Apply<'_> {
     pub(super) fn format(&self, session: &mut Session, device: &str) -> Result<Outcome, Refusal> {
         // What it was left with is not what it will hold.
         self.begin(session)?;
-        let size = session.hold()?.device.size_bytes();
+        let held = &session.hold()?.device;
+        let size = held.size_bytes();
         let size_bytes = claim_offset(size).unwrap_or_default();
+        // mkfs.xfs goes by name, and wants nobody to hold the device. The name stays with it all the same.
+        let kept = self.host.keep_name(device);
+        let kept = kept.map_err(self.refused(Reason::FormatFailed))?;
+        if kept.major_minor != held.major_minor() {
+            let message = format!("{device} is the name of another device by now");
+            return Err(Refusal::new(Reason::FormatFailed, message, Retry::Later));
+        }
         session.let_go();
+        session.kept = Some(kept);
         let request = MakeXfs {
             device: device.to_owned(),
             drive_id: self.id().to_owned(),
@@ -61,6 +70,7 @@ impl Apply<'_> {
     pub(super) fn mount(&self, device: &str, fresh: bool) -> Result<Outcome, Refusal> {
         let place = self.site.mount_dir(self.id());
         self.end_look(&place)?;
+        let _kept = self.kept_as_ours(device, &place)?;
         self.host
             .mount(&MountDevice {
                 device: device.to_owned(),
@@ -84,6 +94,30 @@ impl Apply<'_> {
         }
         self.guard(&place)?;
         Ok(Outcome::Changed)
+    }
+
+    /// Keeps the name of a device that bears the file system of this drive, so that no other is mounted by it. One that is
+    /// mounted there already is not read.
+    fn kept_as_ours(&self, device: &str, place: &Path) -> Result<Option<KeptName>, Refusal> {
+        let failed = |error| self.refused(Reason::MountFailed)(error);
+        let table = self.host.mounts().map_err(failed)?;
+        if table.iter().any(|entry| entry.target == place) {
+            return Ok(None);
+        }
+        let kept = self.host.keep_name(device).map_err(failed)?;
+        let head = self.host.read_device(device, 0, HEAD_BYTES);
+        let area = Area {
+            offset: 0,
+            bytes: &head.map_err(failed)?,
+        };
+        let is_ours = |one: &Found| one.kind == Kind::Xfs && one.uuid == self.id();
+        // Of what lies beyond the head nothing is asked, so the size does not matter.
+        if scan(HEAD_BYTES, &[area]).iter().any(is_ours) {
+            return Ok(Some(kept));
+        }
+        Err(self.mismatch(format!(
+            "{device} does not bear the file system of this drive"
+        )))
     }
 
     /// Unmounts what a take-over that was interrupted left: read-only, and its log not replayed.

@@ -1,7 +1,7 @@
 //! The gate: what a drive must show before it is formatted. It writes before it reads, because blocks that were never
-//! written are answered without the medium; and it touches only places that erasing clears afterwards.
+//! written are answered without the medium; and it touches only places that erasing clears afterwards. A person who asks for
+//! something else meanwhile ends it, and then it says nothing: whoever wants it still has it done anew.
 
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use api::drive::Gate;
@@ -43,17 +43,20 @@ impl Apply<'_> {
             bytes: Some(extents.iter().map(|extent| extent.bytes).sum()),
             ..Limits::time(RUN_MAX * 8)
         };
-        let write = self.run(hold, &write, &once)?;
+        let Some(write) = self.run(hold, &write, &once)? else {
+            return Ok(broken_off(&extents));
+        };
         let few = Limits {
             operations: Some(READS),
             ..Limits::time(RUN_MAX)
         };
-        let single = self.run(hold, &workload(Pattern::RandRead, 4096, 1), &few)?;
-        let many = self.run(
-            hold,
-            &workload(Pattern::RandRead, 4096, 32),
-            &Limits::time(RUN_MAX),
-        )?;
+        let Some(single) = self.run(hold, &workload(Pattern::RandRead, 4096, 1), &few)? else {
+            return Ok(broken_off(&extents));
+        };
+        let many = workload(Pattern::RandRead, 4096, 32);
+        let Some(many) = self.run(hold, &many, &Limits::time(RUN_MAX))? else {
+            return Ok(broken_off(&extents));
+        };
         let shown = Shown {
             read_latency_p99_ns: single.read.latency.percentile_ns(99.0),
             read_iops: whole(many.iops()),
@@ -76,26 +79,44 @@ impl Apply<'_> {
         ))
     }
 
-    fn run(&self, hold: &Hold, workload: &Workload, limits: &Limits) -> Result<Report, Refusal> {
+    /// `None`: it was broken off.
+    fn run(
+        &self,
+        hold: &Hold,
+        workload: &Workload,
+        limits: &Limits,
+    ) -> Result<Option<Report>, Refusal> {
         let run = Run {
             workload,
             limits,
             progress: &mut |_| {},
-            cancel: &AtomicBool::new(false),
+            cancel: self.cancel,
         };
         let report = hold
             .device
             .measure(&hold.warrant, run)
             .map_err(self.refused(Reason::GateFailed))?;
         let failed = report.read.errors + report.write.errors + report.unanswered;
-        if failed == 0 && report.end == End::Limit {
-            return Ok(report);
+        match report.end {
+            End::Limit if failed == 0 => return Ok(Some(report)),
+            End::Cancelled => return Ok(None),
+            End::Limit | End::Steady | End::Errors | End::Unanswered => {}
         }
         let why = report
             .first_error()
             .map_or_else(String::new, |error| format!(": {error}"));
         let message = format!("{failed} operations failed in the gate{why}");
         Err(Refusal::new(Reason::GateFailed, message, Retry::OnChange))
+    }
+}
+
+/// All of it is to be done yet.
+fn broken_off(extents: &[Extent]) -> Outcome {
+    Outcome::Partly {
+        done_bytes: 0,
+        total_bytes: extents.iter().map(|extent| extent.bytes).sum(),
+        offloaded: false,
+        methods: String::new(),
     }
 }
 

@@ -5,6 +5,9 @@ use block::erase::Unwarranted;
 
 use crate::host::{Cause, HostError};
 
+/// The very device, but not as it was: what is on it now is somebody's, or nothing at all, and a person says which.
+const WAY_OUT: &str = "kubectl ringpv remove without --erase lets it go as it is, then discover and init --dangerous take it anew";
+
 /// When a refused action is worth another try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
@@ -70,7 +73,21 @@ impl Refusal {
             Unwarranted::InUseBefore => Reason::IdMismatch,
             Unwarranted::TooSmall(_) => Reason::TooSmall,
         };
-        let message = format!("{device}: {why}; nothing was written");
+        let message = match why {
+            Unwarranted::Content { .. }
+            | Unwarranted::Left { .. }
+            | Unwarranted::NotBlank(_)
+            | Unwarranted::Stranger(_) => {
+                format!("{device}: {why}; nothing was written; {WAY_OUT}")
+            }
+            Unwarranted::Identity { .. }
+            | Unwarranted::Force(_)
+            | Unwarranted::OtherCluster(_)
+            | Unwarranted::OtherDrive(_)
+            | Unwarranted::NotClaimed(_)
+            | Unwarranted::InUseBefore
+            | Unwarranted::TooSmall(_) => format!("{device}: {why}; nothing was written"),
+        };
         Self::new(reason, message, Retry::OnChange)
     }
 }
@@ -104,6 +121,38 @@ mod tests {
         assert_eq!(
             refusal.to_string(),
             "ForceRequired: loop7: the device holds data (gpt); nothing was written"
+        );
+    }
+
+    /// What a Format left that is not blank, or what came since, is not written to again: the way on is named.
+    #[test]
+    fn what_is_not_as_it_was_names_the_way_out() {
+        let word = || "ext4".to_owned();
+        for why in [
+            Unwarranted::NotBlank(word()),
+            Unwarranted::Stranger(word()),
+            Unwarranted::Content {
+                wanted: "blank".into(),
+                found: word(),
+            },
+            Unwarranted::Left {
+                left: "blank".into(),
+                found: word(),
+            },
+        ] {
+            let refusal = Refusal::of_warrant("nvme0n1", &why);
+            assert_eq!(refusal.reason, Reason::FingerprintChanged);
+            assert!(refusal.message.ends_with(WAY_OUT), "{refusal}");
+        }
+        // Of another device nothing is said that would lead to writing to it.
+        let why = Unwarranted::Identity {
+            wanted: "a".into(),
+            found: "b".into(),
+        };
+        assert!(
+            !Refusal::of_warrant("nvme0n1", &why)
+                .message
+                .contains("init")
         );
     }
 }

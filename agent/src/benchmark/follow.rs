@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::host::{Host, HostError, Run};
-use crate::objects::{self, WriteError};
+use crate::objects::{self, Version, WriteError};
 use crate::reconcile::Context;
 use crate::records::{probe_parts, scratch};
 use crate::registry::MountedDrive;
@@ -139,6 +139,7 @@ impl Runs {
                 api: self.api.clone(),
                 name: name.clone(),
                 benchmark: one.clone(),
+                version: Version::of(one),
                 stored: one.status.clone().unwrap_or_default(),
                 past: self.all.values().cloned().collect(),
                 cancel,
@@ -169,6 +170,7 @@ struct Measurement {
     api: Api<Benchmark>,
     name: String,
     benchmark: Benchmark,
+    version: Version,
     stored: BenchmarkStatus,
     past: Vec<Benchmark>,
     cancel: Arc<AtomicBool>,
@@ -307,9 +309,15 @@ impl Measurement {
         let Some(change) = merge_patch(&value(&self.stored), &value(&status)) else {
             return;
         };
-        match objects::patch_status(&self.api, &self.name, &json!({ "status": change })).await {
-            Ok(_) => self.stored = status,
-            Err(WriteError::Gone(_)) => self.cancel.store(true, Ordering::Relaxed),
+        let (version, patch) = (&self.version, json!({ "status": change }));
+        match objects::patch_status(&self.api, &self.name, version, &patch).await {
+            Ok(written) => {
+                self.version = Version::of(&written);
+                self.stored = status;
+            }
+            Err(WriteError::Gone(_) | WriteError::Replaced(_)) => {
+                self.cancel.store(true, Ordering::Relaxed)
+            }
             Err(error) => {
                 let error = anyhow::Error::new(error);
                 tracing::warn!(benchmark = self.name, error = format!("{error:#}"), reason = %Reason::ApiUnavailable, "A benchmark's status could not be written");

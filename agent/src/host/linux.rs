@@ -11,8 +11,8 @@ use crate::probe::discovery::ReprobeError;
 use crate::probe::{Discovery, Seen};
 
 use super::{
-    BlockCounters, Cause, FileKind, HeldDevice, Host, HostError, MakeXfs, MountDevice, MountEntry,
-    QuotaLimits, QuotaUsage, Run, Statfs, TreeUsage, XfsErrors,
+    BlockCounters, Cause, FileKind, HeldDevice, Host, HostError, KeptName, MakeXfs, MountDevice,
+    MountEntry, QuotaLimits, QuotaUsage, Run, Statfs, TreeUsage, XfsErrors,
 };
 
 mod device;
@@ -79,6 +79,10 @@ impl Host for LinuxHost {
     fn hold(&self, device: &str) -> Result<Box<dyn HeldDevice>, HostError> {
         let limiter = Arc::clone(&self.limiter);
         device::hold(device, self.engines.host(), limiter, self.discovery.clone())
+    }
+
+    fn keep_name(&self, device: &str) -> Result<KeptName, HostError> {
+        device::keep_name(device)
     }
 
     fn measure(&self, device: &str, run: Run<'_>) -> Result<Report, HostError> {

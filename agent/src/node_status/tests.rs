@@ -141,6 +141,7 @@ fn every_reason_for_threads_has_its_word() {
         (WhyThreads::Seccomp, Reason::UringRefused),
         (WhyThreads::Missing, Reason::UringUnsupported),
         (WhyThreads::LockedMemory, Reason::UringNoMemory),
+        (WhyThreads::Ended, Reason::UringEnded),
         (WhyThreads::Faster(FASTER), Reason::ThreadsFaster),
     ];
     for (why, reason) in cases {
@@ -212,10 +213,12 @@ fn client(server: &Arc<Mutex<Server>>) -> kube::Client {
 async fn the_object_is_made_and_then_written_on_change_alone() {
     let server = Arc::new(Mutex::new(Server::default()));
     let (publish, pictures) = watch::channel(Arc::new(snapshot(&["sda"])));
+    let (end, ring_ended) = watch::channel(false);
     let task = tokio::spawn(report(
         client(&server),
         facts(),
         (pictures, watch::channel(Fitted::new()).1),
+        ring_ended,
         Registry::default(),
     ));
     let settle = async || sleep(Duration::from_secs(10)).await;
@@ -238,6 +241,12 @@ async fn the_object_is_made_and_then_written_on_change_alone() {
     let object = server.lock().unwrap().objects["n1"].clone();
     assert_eq!(object["status"]["eligible"], 2);
     assert_eq!(object["status"]["topology"]["zone"], "z");
+    // Devices are read by threads from now on.
+    end.send(true).unwrap();
+    settle().await;
+    assert_eq!(taken(&server), [get.clone(), patch.clone()]);
+    let object = server.lock().unwrap().objects["n1"].clone();
+    assert_eq!(object["status"]["ioBackend"]["reason"], "UringEnded");
     // A server that is away is asked again, ever more slowly; a deleted object comes back.
     server.lock().unwrap().down = true;
     publish.send(Arc::new(snapshot(&["sda"]))).unwrap();

@@ -116,7 +116,9 @@ impl Action {
     pub const fn destroys(&self) -> bool {
         matches!(
             self,
-            Self::SecureErase
+            Self::Claim
+                | Self::Gate
+                | Self::SecureErase
                 | Self::Erase { .. }
                 | Self::Clear
                 | Self::Format { .. }

@@ -19,6 +19,16 @@ pub(super) fn prepared(drive: &Drive, device: &Seen) -> Vec<Action> {
     actions
 }
 
+/// A Sanitize that failed is done again before anything else: until one succeeds the drive cannot even be claimed.
+pub(super) fn sanitized_again(drive: &Drive, device: &Seen) -> Vec<Action> {
+    let mut actions = vec![Action::Check {
+        device: device.facts.name.clone(),
+        resume: true,
+    }];
+    actions.extend(from_erase(drive, device));
+    actions
+}
+
 fn from_gate(drive: &Drive, device: &Seen) -> Vec<Action> {
     let mut actions = Vec::new();
     if drive.spec.gate.is_some() {

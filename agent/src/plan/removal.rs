@@ -36,7 +36,7 @@ pub(super) fn removal(drive: &Drive, seen: &Observed, site: &Site) -> Plan {
                 one.facts.name
             ),
         ),
-        [] if seen.named.is_empty() && (was_in_use(drive) || may_lack_its_claim(drive)) => stand(
+        [] if seen.named.is_empty() && may_hold_what_is_to_go(drive) => stand(
             DrivePhase::Removing,
             Reason::DeviceNotFound,
             "it cannot be erased while it is gone; put it back, or let it go by kubectl ringpv remove without --erase",
@@ -46,8 +46,8 @@ pub(super) fn removal(drive: &Drive, seen: &Observed, site: &Site) -> Plan {
             [one] => erasing(drive, &one.facts.name),
             many => stand(DrivePhase::Removing, Reason::DuplicateIdentity, names(many)),
         },
-        // Nothing of ours is on it: it was never in use, or it is erased already.
-        [] if !was_in_use(drive) || seen.named.iter().all(|one| is_empty(one)) => {
+        // Nothing of ours was ever on it, or it is erased already.
+        [] if !may_hold_what_is_to_go(drive) || seen.named.iter().all(|one| is_empty(one)) => {
             Plan::Do(vec![Action::DropFinalizer])
         }
         // It may be unreadable, or held by another driver, with all that is on it.
@@ -107,6 +107,14 @@ fn erasing(drive: &Drive, device: &str) -> Plan {
         Action::DropFinalizer,
     ]);
     Plan::Do(actions)
+}
+
+/// Whether its device may hold something that the word to erase it is about: it was in use, or its preparation wrote to it
+/// over what somebody had there.
+fn may_hold_what_is_to_go(drive: &Drive) -> bool {
+    let progress = drive.status.as_ref().and_then(|it| it.progress.as_ref());
+    let was_begun = progress.is_some_and(|begun| begun.removal || begun.step != Step::Check);
+    was_begun || was_in_use(drive) || may_lack_its_claim(drive)
 }
 
 /// Whether it was read, and holds neither anything nor a claim, not even a damaged one.

@@ -25,6 +25,7 @@ fn told(drive: Drive, step: Step) -> Drive {
             done_bytes: 512,
             total_bytes: 1024,
             method: Some(EraseMethod::Format),
+            methods: String::new(),
             removal: drive.metadata.deletion_timestamp.is_some(),
             since: noon(),
         });
@@ -230,4 +231,68 @@ fn what_erases_its_cells_while_it_is_removed() {
         panic!("nothing to do");
     };
     assert_eq!(actions[2].cursor(), (0, 0));
+}
+
+/// Until another one succeeds it answers no read: only who was told to sanitize, and is to still, goes on without one.
+#[test]
+fn a_sanitize_that_failed_is_done_again() {
+    let unread = || DeviceFacts {
+        media: Media::Failed {
+            message: "input/output error".to_owned(),
+        },
+        ..bare()
+    };
+    let of = |method, drive: Drive| {
+        but(drive, |drive| {
+            let erase = Erase { method, ..FORMAT };
+            drive.spec.erase = erase;
+            drive.spec.removal = drive.spec.removal.map(|_| Removal { erase });
+        })
+    };
+    let made = |method| told(of(method, drive()), Step::SecureErase);
+    let going = |method| {
+        let going = but(deleted(used()), |drive| {
+            drive.spec.removal = Some(Removal { erase: FORMAT });
+        });
+        told(of(method, going), Step::SecureErase)
+    };
+    let untold = of(EraseMethod::Sanitize, drive());
+    let again = format!("check secure-erase erase verify {FROM_FORMAT}");
+    let erase = "check-removal secure-erase erase verify unclaim drop-finalizer";
+    let rows = vec![
+        (
+            "while it is made",
+            made(EraseMethod::Sanitize),
+            seen(vec![unread()]),
+            again,
+        ),
+        (
+            "suspended",
+            but(made(EraseMethod::Sanitize), |drive| {
+                drive.spec.suspended = true;
+            }),
+            seen(vec![unread()]),
+            "Pending Suspended".into(),
+        ),
+        (
+            "while it is removed",
+            going(EraseMethod::Sanitize),
+            seen(vec![unread()]),
+            erase.into(),
+        ),
+        // Their first step refuses it: it cannot be read.
+        (
+            "it was not told to yet",
+            untold,
+            seen(vec![unread()]),
+            PREPARE.replace("claim", "claim secure-erase"),
+        ),
+        (
+            "another method is asked for by now",
+            made(EraseMethod::Format),
+            seen(vec![unread()]),
+            PREPARE.replace("claim", "claim secure-erase"),
+        ),
+    ];
+    check(rows);
 }

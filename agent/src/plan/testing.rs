@@ -85,6 +85,7 @@ pub(crate) fn at(step: Step) -> Drive {
         done_bytes: 512,
         total_bytes: 1024,
         method: Some(EraseMethod::Auto),
+        methods: String::new(),
         removal: false,
         since: noon(),
     });

@@ -50,6 +50,7 @@ pub struct Discovery {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     drives: Arc<watch::Sender<BTreeSet<String>>>,
     hints: mpsc::UnboundedSender<Change>,
+    ring_ended: watch::Receiver<bool>,
     _task: Arc<Task>,
 }
 
@@ -86,6 +87,7 @@ impl Discovery {
             let path = reader.root.proc.join("1/mountinfo");
             tracing::warn!(path = %path.display(), "the host's mounts are not visible, only our own; run in the host's PID namespace");
         }
+        let ring_ended = prober.ring_ended();
         let watcher = Watcher::new(
             Arc::clone(&reader),
             prober,
@@ -104,8 +106,15 @@ impl Discovery {
             snapshots,
             drives: Arc::new(drives),
             hints,
+            ring_ended,
             _task: Arc::new(Task(task)),
         })
+    }
+
+    /// True once the ring that devices were read with has ended.
+    #[must_use]
+    pub fn ring_ended(&self) -> watch::Receiver<bool> {
+        self.ring_ended.clone()
     }
 
     /// The picture now, and a way to wait for the next.

@@ -15,7 +15,8 @@ pub struct DeviceFacts {
     pub path: PathBuf,
     /// `major:minor`.
     pub major_minor: String,
-    /// Grows with each medium behind a node: two readings with one number are of one device. 0 before Linux 5.15.
+    /// Grows with each medium behind a node: two readings with one number are of one device (kernel-notes/34).
+    /// 0 before Linux 5.15.
     pub diskseq: u64,
     /// What it is to the kernel.
     pub kind: DeviceKind,

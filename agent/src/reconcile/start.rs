@@ -6,6 +6,7 @@
 //! ```
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use block::claim::{Claim, ClaimState};
@@ -82,6 +83,7 @@ async fn attach(ctx: Context, seen: Arc<Seen>, id: String) {
                 site: &ctx.site,
                 drive: &drive,
                 now: (ctx.clock)(),
+                cancel: &AtomicBool::new(false),
             };
             let mount = Action::Mount {
                 device: seen.facts.name.clone(),

@@ -49,6 +49,15 @@ pub fn is_asked(context: &BTreeMap<String, String>) -> bool {
     context.get(EPHEMERAL).is_some_and(|word| word == "true")
 }
 
+/// Whether the id of a volume is the kubelet's own for an inline one: `csi-` and the SHA-256 of the pod and its volume. (source:
+/// pkg/volume/csi/csi_mounter.go of Kubernetes)
+#[must_use]
+pub fn is_handle(id: &str) -> bool {
+    let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    let sum = id.strip_prefix("csi-");
+    sum.is_some_and(|sum| sum.len() == 64 && sum.bytes().all(hex))
+}
+
 impl Wish {
     /// Reads the attributes of a pod's volume: its size, and the parameters that a class could have.
     ///
@@ -90,9 +99,9 @@ impl Wish {
     }
 
     /// The Volume that the leader is to place.
-    fn volume(self, name: &str, node: &str) -> Volume {
+    fn volume(self, name: &str, handle: &str, node: &str) -> Volume {
         let spec = VolumeSpec {
-            csi_name: name.to_owned(),
+            csi_name: handle.to_owned(),
             node: node.to_owned(),
             drive: None,
             capacity_bytes: self.capacity_bytes,
@@ -118,15 +127,20 @@ impl Wish {
 }
 
 impl Volumes {
-    /// The inline ephemeral volume of a pod, made and placed if it is not yet.
+    /// The inline ephemeral volume `name` of a pod, which the kubelet calls `handle`, made and placed if it is not yet.
     ///
     /// # Errors
     /// Another volume has that name, the API does not answer, or no drive was chosen in time.
-    pub async fn ephemeral(&self, name: &str, wish: Wish) -> Result<Subject, Refusal> {
+    pub async fn ephemeral(
+        &self,
+        name: &str,
+        handle: &str,
+        wish: Wish,
+    ) -> Result<Subject, Refusal> {
         let mut changes = self.inner.cache.changes();
         let object = match self.inner.cache.get(name) {
             Some(object) => object,
-            None => Arc::new(self.create(name, wish).await?),
+            None => Arc::new(self.create(name, handle, wish).await?),
         };
         if !object.spec.ephemeral || object.spec.node != self.inner.node {
             let message = format!("volume {name} is no inline ephemeral volume of this node");
@@ -159,7 +173,7 @@ impl Volumes {
             })
     }
 
-    async fn create(&self, name: &str, wish: Wish) -> Result<Volume, Refusal> {
+    async fn create(&self, name: &str, handle: &str, wish: Wish) -> Result<Volume, Refusal> {
         if let Some(object) = self.object(name).await? {
             return Ok(object);
         }
@@ -167,7 +181,7 @@ impl Volumes {
             field_manager: Some(api::names::MANAGER_AGENT.to_owned()),
             ..PostParams::default()
         };
-        let volume = wish.volume(name, &self.inner.node);
+        let volume = wish.volume(name, handle, &self.inner.node);
         let api = self.api();
         let created = api.create(&params, &volume);
         match faults::around("volume.promise-inline", created).await {
@@ -248,7 +262,9 @@ mod tests {
             ("access-tier", "hot"),
         ]);
         assert!(is_asked(&words) && !is_asked(&context(&[(EPHEMERAL, "false")])));
-        let volume = Wish::read(&words, true).unwrap().volume("csi-1", "n1");
+        let volume = Wish::read(&words, true)
+            .unwrap()
+            .volume("csi-1", "csi-1", "n1");
         assert_eq!(volume.spec.capacity_bytes, 5 << 30);
         assert_eq!(volume.spec.parameters, context(&[("access-tier", "hot")]));
         assert!(volume.spec.ephemeral && volume.spec.single_writer && !volume.spec.release);

@@ -31,7 +31,7 @@ use super::service::{Volumes, carry_out, used};
 use super::status::{self, Found, Stands};
 use super::subject::Subject;
 use crate::host::Host;
-use crate::objects::{WriteError, patch_status, set_finalizer};
+use crate::objects::{Version, WriteError, patch_status, set_finalizer};
 use crate::registry::MountedDrive;
 
 /// Between two looks at a volume of which nothing is heard.
@@ -228,10 +228,14 @@ impl Volumes {
             memories.entry(name.clone()).or_default().used = Some(used);
         }
         match status::patch(&old, &new) {
-            Some(patch) => match patch_status(&self.api(), &name, &patch).await {
-                Ok(_) | Err(WriteError::Gone(_)) => Ok(()),
-                Err(error) => Err(error),
-            },
+            Some(patch) => {
+                let version = Version::of(volume);
+                match patch_status(&self.api(), &name, &version, &patch).await {
+                    // What is there now comes by the watch.
+                    Ok(_) | Err(WriteError::Gone(_) | WriteError::Replaced(_)) => Ok(()),
+                    Err(error) => Err(error),
+                }
+            }
             None => Ok(()),
         }
     }

@@ -101,7 +101,7 @@ pub struct Removal {
 pub struct ErasedProof {
     /// What was done, in order: `format-crypto`, `format-user-data`, `sanitize-block`, `sanitize-crypto` and
     /// `sanitize-overwrite` (the drive erased its cells), `punch-hole`, `zero-range` and `write-zeroes` (the device zeroed by
-    /// itself), `zero-writes` (zeroes were written). After an interruption: since then.
+    /// itself), `zero-writes` (zeroes were written). Those from before an interruption come first.
     pub method: String,
     /// Bytes that were erased.
     pub bytes: u64,

@@ -36,7 +36,17 @@ pub struct Admin {
 /// A registry that says already what was built: `ringpv_build_info{process,version}`.
 #[must_use]
 pub fn registry(process: &'static str) -> Registry {
-    let mut registry = Registry::default();
+    registry_with(process, Registry::default())
+}
+
+/// The same of a process that is one node's: every metric bears the label `node`.
+#[must_use]
+pub fn registry_of_node(process: &'static str, node: &str) -> Registry {
+    let label = ("node".into(), node.to_owned().into());
+    registry_with(process, Registry::with_labels(std::iter::once(label)))
+}
+
+fn registry_with(process: &'static str, mut registry: Registry) -> Registry {
     let info = Family::<[(&'static str, &'static str); 2], Gauge>::default();
     let labels = [("process", process), ("version", env!("CARGO_PKG_VERSION"))];
     info.get_or_create(&labels).set(1);

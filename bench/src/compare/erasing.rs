@@ -25,23 +25,23 @@ const NEIGHBOUR_IOPS: u64 = 2000;
 
 /// Ours, over all devices at once. Each is written over before, by nobody's clock: zeroing what is zero is another job.
 fn ours(lab: &Lab, devices: &[Device], method: &'static str) -> Side {
-    let (own, devices) = (lab.own.clone(), devices.to_vec());
-    Side::new("ours", move || {
-        refill(&devices)?;
+    let (own, all) = (lab.own.clone(), devices.to_vec());
+    Side::writing("ours", devices, move |holds| {
+        refill(&all)?;
         let mut words = vec!["erase".to_owned(), "--method".into(), method.into()];
         words.extend(["--verify".into(), "none".into()]);
-        for device in &devices {
+        for (device, word) in all.iter().zip(holds.let_go()?) {
             words.push(device.path.display().to_string());
-            words.push("--fingerprint".into());
-            words.push(crate::permit::fingerprint(&device.path)?);
+            words.extend(["--fingerprint".into(), word]);
         }
         Ok(run(&[Program::new(&own, words)], Order::InTurn)?.0)
     })
 }
 
+/// A tool, over devices that were written over before. blkdiscard holds a device itself, dd does not.
 fn peer(
     name: &'static str,
-    tool: &str,
+    tool: &'static str,
     devices: &[Device],
     words: impl Fn(&Device) -> Vec<String>,
     order: Order,
@@ -53,9 +53,12 @@ fn peer(
         .iter()
         .map(|device| Program::new(&path, words(device)))
         .collect();
-    let devices = devices.to_vec();
-    Side::new(name, move || {
-        refill(&devices)?;
+    let all = devices.to_vec();
+    Side::writing(name, devices, move |holds| {
+        refill(&all)?;
+        if tool == "blkdiscard" {
+            holds.let_go()?;
+        }
         Ok(run(&programs, order)?.0)
     })
 }
@@ -71,7 +74,7 @@ fn refill(devices: &[Device]) -> anyhow::Result<()> {
             to,
             "bs=1M".into(),
             "oflag=direct".into(),
-            "conv=notrunc,fsync".into(),
+            "conv=nocreat,notrunc,fsync".into(),
             "status=none".into(),
         ]
     };
@@ -97,9 +100,9 @@ pub(super) fn offloaded(lab: &Lab) -> anyhow::Result<Contest> {
         what: format!("{SEVERAL} devices zeroed by themselves"),
         rows: vec![row("in-turn", turn, 10.0), row("at-once", once, 2.0)],
         sides: vec![
-            ours(lab, &devices, "auto").writing_to(&devices),
-            peer(turn, "blkdiscard", &devices, words, Order::InTurn).writing_to(&devices),
-            peer(once, "blkdiscard", &devices, words, Order::AtOnce).writing_to(&devices),
+            ours(lab, &devices, "auto"),
+            peer(turn, "blkdiscard", &devices, words, Order::InTurn),
+            peer(once, "blkdiscard", &devices, words, Order::AtOnce),
         ],
     })
 }
@@ -118,7 +121,7 @@ pub(super) fn written(lab: &Lab, count: usize) -> anyhow::Result<Contest> {
             "bs=1M".into(),
             count,
             "oflag=direct".into(),
-            "conv=notrunc,fsync".into(),
+            "conv=nocreat,notrunc,fsync".into(),
             "status=none".into(),
         ]
     };
@@ -132,8 +135,8 @@ pub(super) fn written(lab: &Lab, count: usize) -> anyhow::Result<Contest> {
             goal: Goal::AtLeast(goal),
         }],
         sides: vec![
-            ours(lab, &devices, "writes").writing_to(&devices),
-            peer("dd", "dd", &devices, words, Order::InTurn).writing_to(&devices),
+            ours(lab, &devices, "writes"),
+            peer("dd", "dd", &devices, words, Order::InTurn),
         ],
     })
 }
@@ -156,9 +159,9 @@ pub(super) fn neighbour(lab: &Lab) -> anyhow::Result<Contest> {
             goal: Goal::AtMost(1.5),
         }],
         sides: vec![
-            Side::new("ours", move || {
+            Side::writing("ours", &written, move |holds| {
                 refill(std::slice::from_ref(&erased))?;
-                let words = [
+                let mut words = vec![
                     "erase".to_owned(),
                     "--method".into(),
                     "writes".into(),
@@ -168,8 +171,8 @@ pub(super) fn neighbour(lab: &Lab) -> anyhow::Result<Contest> {
                     "none".into(),
                     erased.path.display().to_string(),
                     "--fingerprint".into(),
-                    crate::permit::fingerprint(&erased.path)?,
                 ];
+                words.extend(holds.let_go()?);
                 let eraser = Program::new(&own, words);
                 let ended = Arc::new(AtomicBool::new(false));
                 let told = Arc::clone(&ended);
@@ -178,17 +181,19 @@ pub(super) fn neighbour(lab: &Lab) -> anyhow::Result<Contest> {
                     told.store(true, Ordering::Relaxed);
                     done
                 });
-                let figures = reads(read.path.clone(), runtime)?;
+                let figures = reads(read.path.clone(), runtime);
+                let too_soon = ended.load(Ordering::Relaxed);
+                // Whatever came of the reads: nothing is left that writes.
+                let Ok(erased) = erasing.join() else {
+                    anyhow::bail!("the eraser's thread ended unexpectedly");
+                };
+                erased?;
                 anyhow::ensure!(
-                    !ended.load(Ordering::Relaxed),
+                    !too_soon,
                     "the neighbour was erased before the reads had ended: give a shorter --runtime"
                 );
-                match erasing.join() {
-                    Ok(done) => done.map(|_| figures),
-                    Err(_) => anyhow::bail!("the eraser's thread ended unexpectedly"),
-                }
-            })
-            .writing_to(&written),
+                figures
+            }),
             Side::new("nothing erased", move || reads(alone.clone(), runtime)),
         ],
     })

@@ -17,8 +17,16 @@ const MANY: usize = 256;
 const SOME: usize = 64;
 /// Bytes of each: what mkfs.xfs asks for at least is 300 MiB.
 const DEVICE_BYTES: u64 = 320 << 20;
+/// The peer of the second.
+const BLKID: &str = "blkid of all";
 /// How long blkid is waited for where one device is slow. It takes longer.
 const BLKID_LIMIT: Duration = Duration::from_secs(5);
+
+/// The first program that is missing to make devices that hold something.
+fn lacking() -> Option<&'static str> {
+    let mut all = ["mkfs.xfs", "mkfs.ext4", "mkswap"].into_iter();
+    all.find(|name| find(name).is_none())
+}
 
 /// Puts onto the file of a device what its number says; of seven one stays blank.
 fn hold_something(index: usize, file: &Path) -> anyhow::Result<()> {
@@ -49,7 +57,10 @@ fn write(file: &Path, offset: u64, bytes: &[u8]) -> anyhow::Result<()> {
     Ok(file.write_all(bytes)?)
 }
 
-fn ours(lab: &Lab, devices: &[PathBuf]) -> Side {
+fn ours(lab: &Lab, devices: &[PathBuf], lacking: Option<&str>) -> Side {
+    if let Some(tool) = lacking {
+        return Side::missing("ours", tool);
+    }
     let program = Program::new(&lab.own, words("probe", devices));
     Side::new("ours", move || {
         Ok(run(std::slice::from_ref(&program), Order::InTurn)?.0)
@@ -80,21 +91,21 @@ fn peer(name: &'static str, tool: &str, words: Vec<Vec<String>>) -> Side {
 pub(super) fn all(lab: &Lab) -> anyhow::Result<Contest> {
     let given = lab.given.iter().map(|device| device.path.clone());
     let mut devices: Vec<PathBuf> = given.collect();
-    if devices.is_empty() {
+    let lacking = lacking().filter(|_| devices.is_empty());
+    let count = if devices.is_empty() {
+        MANY
+    } else {
+        devices.len()
+    };
+    if devices.is_empty() && lacking.is_none() {
         devices = lab.many(MANY, DEVICE_BYTES, hold_something)?;
     }
-    let count = devices.len();
     let each: Vec<Vec<String>> = devices
         .iter()
         // A blank device is a failure to it, which is no failure here.
         .map(|device| {
-            words(
-                "-c",
-                &[PathBuf::from(format!(
-                    "blkid -p -o udev {}; true",
-                    device.display()
-                ))],
-            )
+            let script = "blkid -p -o udev \"$0\"; true".to_owned();
+            vec!["-c".to_owned(), script, device.display().to_string()]
         })
         .collect();
     let row = |name: &str, peer, goal| Row {
@@ -103,22 +114,25 @@ pub(super) fn all(lab: &Lab) -> anyhow::Result<Contest> {
         measure: Measure::Wall,
         goal: Goal::AtLeast(goal),
     };
-    let (blkid, single, lsblk) = ("blkid of all", "blkid -p of each", "lsblk -J -O");
+    let (blkid, single, lsblk) = (BLKID, "blkid -p of each", "lsblk -J -O");
+    let wipefs = "wipefs -n -J";
     Ok(Contest {
         what: format!("what {count} devices hold"),
         rows: vec![
             row("blkid", blkid, 20.0),
             row("blkid-each", single, 35.0),
+            row("wipefs", wipefs, 20.0),
             row("lsblk", lsblk, 2.5),
         ],
         sides: vec![
-            ours(lab, &devices),
+            ours(lab, &devices, lacking),
             peer(
                 blkid,
                 "blkid",
                 vec![words("-c /dev/null -o export", &devices)],
             ),
             peer(single, "sh", each),
+            peer(wipefs, "wipefs", vec![words("-n -J", &devices)]),
             peer(lsblk, "lsblk", vec![words("-J -O", &[])]),
         ],
     })
@@ -126,14 +140,15 @@ pub(super) fn all(lab: &Lab) -> anyhow::Result<Contest> {
 
 /// One of many may be read once a second.
 pub(super) fn slow(lab: &Lab) -> anyhow::Result<Contest> {
-    let devices = lab.many(SOME, DEVICE_BYTES, hold_something)?;
-    let Some(blkid) = find("blkid") else {
-        anyhow::bail!("blkid (package util-linux) is missing");
+    let lacking = lacking();
+    let (ours, blkid) = if let Some(tool) = lacking {
+        (Side::missing("ours", tool), Side::missing(BLKID, tool))
+    } else {
+        let devices = lab.many(SOME, DEVICE_BYTES, hold_something)?;
+        let one = devices.get(SOME / 2).context("a device in the middle")?;
+        lab.keep(Slowed::new(one, 1)?);
+        around_the_slow(lab, &devices)
     };
-    let one = devices.get(SOME / 2).context("a device in the middle")?;
-    lab.keep(Slowed::new(one, 1)?);
-    let ours = Program::new(&lab.own, words("probe --json", &devices));
-    let limit = Program::new(&blkid, words("-c /dev/null -o export", &devices));
     let row = |name: &str, peer, measure, goal| Row {
         name: format!("probe-slow/{name}"),
         peer,
@@ -145,14 +160,12 @@ pub(super) fn slow(lab: &Lab) -> anyhow::Result<Contest> {
             "what {SOME} devices hold, one of which answers once a second: until all others are told of"
         ),
         rows: vec![
-            row("blkid", "blkid of all", Measure::Wall, Goal::AtLeast(20.0)),
+            row("blkid", BLKID, Measure::Wall, Goal::AtLeast(20.0)),
             row("50ms", "50 ms", Measure::Wall, Goal::AtLeast(1.0)),
         ],
         sides: vec![
-            Side::new("ours", move || {
-                others(&run(std::slice::from_ref(&ours), Order::InTurn)?.1)
-            }),
-            Side::new("blkid of all", move || run_at_most(&limit, BLKID_LIMIT)),
+            ours,
+            blkid,
             Side::new("50 ms", || {
                 Ok(Figures {
                     wall_s: 0.05,
@@ -161,6 +174,20 @@ pub(super) fn slow(lab: &Lab) -> anyhow::Result<Contest> {
             }),
         ],
     })
+}
+
+/// Ours and blkid, over devices of which one is slow.
+fn around_the_slow(lab: &Lab, devices: &[PathBuf]) -> (Side, Side) {
+    let ours = Program::new(&lab.own, words("probe --json", devices));
+    let ours = Side::new("ours", move || {
+        others(&run(std::slice::from_ref(&ours), Order::InTurn)?.1)
+    });
+    let Some(path) = find("blkid") else {
+        return (ours, Side::missing(BLKID, "blkid"));
+    };
+    let blkid = Program::new(&path, words("-c /dev/null -o export", devices));
+    let blkid = Side::new(BLKID, move || run_at_most(&blkid, BLKID_LIMIT));
+    (ours, blkid)
 }
 
 /// From the start of the process to the last but one that was told of.

@@ -46,9 +46,9 @@ impl Program {
         }
     }
 
-    /// The same, on one processor alone.
-    pub(crate) fn on_processor(self, processor: usize) -> anyhow::Result<Self> {
-        let taskset = find("taskset").context("taskset (package util-linux) is missing")?;
+    /// The same, on one processor alone; the error is the name of the program that is missing for that.
+    pub(crate) fn on_processor(self, processor: usize) -> Result<Self, &'static str> {
+        let taskset = find("taskset").ok_or("taskset")?;
         let mut words = vec!["-c".into(), processor.to_string()];
         words.push(self.path.display().to_string());
         words.extend(self.words);
@@ -84,6 +84,14 @@ struct Running {
     child: std::process::Child,
     output: File,
     path: PathBuf,
+}
+
+impl Drop for Running {
+    /// What nobody waits for any more writes no more.
+    fn drop(&mut self) {
+        let _ended = self.child.kill().is_err();
+        let _reaped = self.child.wait().is_err();
+    }
 }
 
 impl Running {

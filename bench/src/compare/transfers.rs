@@ -1,18 +1,19 @@
 //! Reads and writes beside fio, and the way to the kernel and back beside fio's `t/io_uring`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use bench::{Limits, Pattern, Workload};
 use block::{Choice, Options, ReadOnly, Target};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::figures::{Figures, Goal, Measure};
 use super::process::{Order, Program, find, run};
-use super::{Contest, Lab, Row, Side, Skipped};
-use crate::permit;
+use super::{Contest, Device, Lab, Row, Side, Skipped};
 
 /// Bytes of a device in memory that is read at random.
 const READ_BYTES: u64 = 2 << 30;
@@ -55,9 +56,9 @@ pub(super) fn random_reads(lab: &Lab, depth: u32) -> anyhow::Result<Contest> {
         what: format!("random reads of 4 KiB, depth {depth}"),
         rows,
         sides: vec![
-            ours(lab, &job)?,
-            fio(lab, tuned.0, &job, tuned.1)?,
-            fio(lab, "fio, default", &job, |_| Vec::new())?,
+            ours(lab, &job),
+            fio(lab, tuned.0, &job, tuned.1),
+            fio(lab, "fio, default", &job, |_| Vec::new()),
         ],
     })
 }
@@ -74,7 +75,7 @@ pub(super) fn single_reads(lab: &Lab) -> anyhow::Result<Contest> {
             measure: Measure::P50,
             goal: Goal::Within(0.85, 1.05),
         }],
-        sides: vec![ours(lab, &job)?, fio(lab, "fio, tuned", &job, TUNED)?],
+        sides: vec![ours(lab, &job), fio(lab, "fio, tuned", &job, TUNED)],
     })
 }
 
@@ -108,11 +109,11 @@ pub(super) fn passthrough(lab: &Lab, depth: u32) -> anyhow::Result<Contest> {
             row("cpu-blocks", by_blocks, Measure::Cpu, Goal::AtMost(1.0)),
         ],
         sides: vec![
-            ours(lab, &commands)?,
-            fio(lab, fio_name, &commands, TUNED)?,
+            ours(lab, &commands),
+            fio(lab, fio_name, &commands, TUNED),
             Side {
                 name: by_blocks,
-                ..ours(lab, &blocks)?
+                ..ours(lab, &blocks)
             },
         ],
     })
@@ -136,10 +137,10 @@ pub(super) fn writes(lab: &Lab, depth: u32) -> anyhow::Result<Contest> {
             row("cpu", Measure::CpuPerByte, Goal::AtMost(0.65)),
         ],
         sides: vec![
-            ours_writing(lab, &job, device.path.clone()).writing_to(std::slice::from_ref(&device)),
+            ours_writing(lab, &job, &device),
             fio(lab, name, &job, |_| {
                 words("--zero_buffers --registerfiles --fixedbufs")
-            })?
+            })
             .writing_to(std::slice::from_ref(&device)),
         ],
     })
@@ -151,7 +152,7 @@ pub(super) fn no_ops(lab: &Lab) -> anyhow::Result<Contest> {
     let file = lab.scratch()?;
     let job = Job::new(&file, "nop", "4k", DEPTH, lab.runtime);
     let peer = match &lab.t_io_uring {
-        Some(path) => t_io_uring(lab, path, &job)?,
+        Some(path) => t_io_uring(lab, path, &job),
         None => least_loop(lab, DEPTH),
     };
     Ok(Contest {
@@ -165,13 +166,13 @@ pub(super) fn no_ops(lab: &Lab) -> anyhow::Result<Contest> {
             measure: Measure::Cpu,
             goal: Goal::AtMost(1.10),
         }],
-        sides: vec![ours(lab, &job)?, peer],
+        sides: vec![ours(lab, &job), peer],
     })
 }
 
 /// A health check: a thousand reads inside a process that runs already, beside starting fio for them.
 pub(super) fn health_check(lab: &Lab) -> anyhow::Result<Contest> {
-    let device = lab.filled(READ_BYTES)?;
+    let (device, processor) = (lab.filled(READ_BYTES)?, lab.processor);
     let job = Job::new(&device, "randread", "4k", 1, lab.runtime);
     let once = format!("--number_ios={CHECK_READS}");
     let fio = match find("fio") {
@@ -180,9 +181,8 @@ pub(super) fn health_check(lab: &Lab) -> anyhow::Result<Contest> {
             words
                 .retain(|word| !word.starts_with("--time_based") && !word.starts_with("--runtime"));
             words.push(once);
-            let program = Program::new(&path, words).on_processor(lab.processor)?;
-            Side::new("fio", move || {
-                Ok(run(std::slice::from_ref(&program), Order::InTurn)?.0)
+            pinned("fio", lab, Program::new(&path, words), |figures, _| {
+                Ok(figures)
             })
         }
         None => Side::missing("fio", "fio"),
@@ -197,7 +197,28 @@ pub(super) fn health_check(lab: &Lab) -> anyhow::Result<Contest> {
             measure: Measure::Wall,
             goal: Goal::AtLeast(15.0),
         }],
-        sides: vec![Side::new("ours", move || check(&device)), fio],
+        sides: vec![
+            Side::new("ours", move || on_processor(processor, || check(&device))),
+            fio,
+        ],
+    })
+}
+
+/// Runs it on one processor alone, on a thread of its own, as its peer is run.
+fn on_processor<T: Send>(
+    processor: usize,
+    run: impl FnOnce() -> anyhow::Result<T> + Send,
+) -> anyhow::Result<T> {
+    let pinned = || {
+        let mut processors = CpuSet::new();
+        processors.set(processor)?;
+        sched_setaffinity(Pid::from_raw(0), &processors)
+            .with_context(|| format!("cannot run on processor {processor}"))?;
+        run()
+    };
+    std::thread::scope(|scope| match scope.spawn(pinned).join() {
+        Ok(done) => done,
+        Err(_) => anyhow::bail!("the thread ended unexpectedly"),
     })
 }
 
@@ -268,6 +289,8 @@ impl Job {
             Some(generic) => (generic, "io_uring_cmd --cmd_type=nvme"),
             None => (device, "io_uring --direct=1"),
         };
+        // It takes a colon for the end of a name.
+        let device = device.replace(':', "\\:");
         words(&format!(
             "--name=compare --filename={device} --ioengine={engine} --rw={pattern} --bs={block} \
              --iodepth={depth} --runtime={}ms --time_based --output-format=json --thread --lat_percentiles=1",
@@ -305,48 +328,59 @@ const TUNED: fn(u32) -> Vec<String> = |depth| {
     ))
 };
 
-fn ours(lab: &Lab, job: &Job) -> anyhow::Result<Side> {
-    let program = Program::new(&lab.own, job.ours()).on_processor(lab.processor)?;
+/// A program on the one processor, and what its figures are by what it said.
+fn pinned(
+    name: &'static str,
+    lab: &Lab,
+    program: Program,
+    told: impl Fn(Figures, &str) -> anyhow::Result<Figures> + 'static,
+) -> Side {
+    match program.on_processor(lab.processor) {
+        Ok(program) => Side::new(name, move || {
+            let (figures, said) = run(std::slice::from_ref(&program), Order::InTurn)?;
+            told(figures, &said)
+        }),
+        Err(missing) => Side::missing(name, missing),
+    }
+}
+
+fn ours(lab: &Lab, job: &Job) -> Side {
+    let program = Program::new(&lab.own, job.ours());
     let way = job.generic.as_ref().map(|it| format!("passthrough {it})"));
-    Ok(Side::new("ours", move || {
-        let (figures, said) = run(std::slice::from_ref(&program), Order::InTurn)?;
+    pinned("ours", lab, program, move |figures, said| {
         let goes = way.as_ref().is_none_or(|way| said.contains(way));
         anyhow::ensure!(
             goes,
             "the drive took no commands: see ringpv-bench run --passthrough"
         );
-        by_report(figures, &said)
-    }))
+        by_report(figures, said)
+    })
 }
 
 /// The word that allows writing is that of the device as the round before left it.
-fn ours_writing(lab: &Lab, job: &Job, device: PathBuf) -> Side {
+fn ours_writing(lab: &Lab, job: &Job, device: &Device) -> Side {
     let (own, words, processor) = (lab.own.clone(), job.ours(), lab.processor);
-    Side::new("ours", move || {
+    if let Err(missing) = Program::new(&own, &words).on_processor(processor) {
+        return Side::missing("ours", missing);
+    }
+    Side::writing("ours", std::slice::from_ref(device), move |holds| {
         let mut words = words.clone();
-        words.extend(["--fingerprint".into(), permit::fingerprint(&device)?]);
-        let program = Program::new(&own, words).on_processor(processor)?;
+        words.push("--fingerprint".into());
+        words.extend(holds.let_go()?);
+        let program = Program::new(&own, words).on_processor(processor);
+        let program = program.map_err(|name| anyhow::anyhow!("{name} is gone"))?;
         let (figures, said) = run(&[program], Order::InTurn)?;
         by_report(figures, &said)
     })
 }
 
-fn fio(
-    lab: &Lab,
-    name: &'static str,
-    job: &Job,
-    more: fn(u32) -> Vec<String>,
-) -> anyhow::Result<Side> {
+fn fio(lab: &Lab, name: &'static str, job: &Job, more: fn(u32) -> Vec<String>) -> Side {
     let Some(path) = find("fio") else {
-        return Ok(Side::missing(name, "fio"));
+        return Side::missing(name, "fio");
     };
     let mut words = job.fio();
     words.extend(more(job.depth));
-    let program = Program::new(&path, words).on_processor(lab.processor)?;
-    Ok(Side::new(name, move || {
-        let (figures, said) = run(std::slice::from_ref(&program), Order::InTurn)?;
-        by_report(figures, &said)
-    }))
+    pinned(name, lab, Program::new(&path, words), by_report)
 }
 
 /// What fio's JSON says, which ours says in the same words.
@@ -373,7 +407,7 @@ fn by_report(figures: Figures, said: &str) -> anyhow::Result<Figures> {
     })
 }
 
-fn t_io_uring(lab: &Lab, path: &Path, job: &Job) -> anyhow::Result<Side> {
+fn t_io_uring(lab: &Lab, path: &Path, job: &Job) -> Side {
     // It tells of each second but the last.
     let seconds = job.runtime.as_secs().max(2);
     let depth = job.depth;
@@ -383,15 +417,13 @@ fn t_io_uring(lab: &Lab, path: &Path, job: &Job) -> anyhow::Result<Side> {
             "-N1 -d{depth} -s{depth} -c{depth} -p0 -r{seconds} {}",
             job.device
         )),
-    )
-    .on_processor(lab.processor)?;
-    Ok(Side::new("t/io_uring", move || {
-        let (figures, said) = run(std::slice::from_ref(&program), Order::InTurn)?;
+    );
+    pinned("t/io_uring", lab, program, move |figures, said| {
         Ok(Figures {
-            operations: told_by_t_io_uring(&said).map(|rate| rate * seconds as f64),
+            operations: told_by_t_io_uring(said).map(|rate| rate * seconds as f64),
             ..figures
         })
-    }))
+    })
 }
 
 /// The mean of its seconds: `IOPS=21.35M, BW=...`.

@@ -448,11 +448,7 @@ fn buffers<D: Device>(
             }
             let mut buffer = device.buffer(workload.block_bytes as usize);
             if workload.pattern.writes() {
-                for chunk in buffer.chunks_mut(8) {
-                    for (byte, random) in chunk.iter_mut().zip(random.bits().to_le_bytes()) {
-                        *byte = random;
-                    }
-                }
+                random.fill(&mut buffer);
             }
             (token, Some(buffer))
         })

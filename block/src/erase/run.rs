@@ -17,14 +17,18 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::stat::{major, minor};
 
 use super::course::{Queue, Zeroed};
-use super::secure::kernel::AdminCommand;
+use super::secure::kernel::{AdminCommand, FirstBlock};
+use super::secure::sanitize::{
+    self, Answer, Log, Next, SANITIZE_LOG_BYTES, Sanitized, Told, sanitize_log,
+};
 use super::secure::{
-    Abilities, Chosen, IDENTIFY_BYTES, Identify, SANITIZE_LOG_BYTES, Sanitized, Secure,
-    SecureError, Secured, answered, sanitize_log,
+    Abilities, Begun, Chosen, IDENTIFY_BYTES, Identify, Secure, SecureError, Secured, answered,
 };
 use super::{Course, Limiter, Method, Piece, Range, Warrant};
 use crate::bulk::{Bulk, BulkError};
+use crate::claim::CLAIM_BYTES;
 use crate::clock::Clock;
+use crate::error::{NvmeStatus, errno_of};
 use crate::sys;
 use crate::uring::RingFlags;
 
@@ -98,6 +102,8 @@ pub struct Eraser {
     major_minor: String,
     size_bytes: u64,
     sysfs: PathBuf,
+    /// The place in sysfs of the disk that it is a part of; its own where it is one.
+    disk: PathBuf,
     /// See [`Queue::one_command`].
     one_command: bool,
     clock: Clock,
@@ -122,10 +128,12 @@ impl Eraser {
         let bulk = Bulk::new(Arc::clone(&file), uring, Arc::clone(&limiter));
         let sysfs = Path::new("/sys/dev/block").join(&major_minor);
         let name = kernel_name(&sysfs);
+        let disk = disk_of(&sysfs);
         Ok(Self {
             one_command: ONE_COMMAND.iter().any(|kind| name.starts_with(kind))
-                || is_on_allocated_file(&sysfs),
+                || is_on_allocated_file(&disk),
             sysfs,
+            disk,
             major_minor,
             size_bytes: size_bytes.map_err(EraseError::NoDevice)?,
             bulk,
@@ -213,9 +221,42 @@ impl Eraser {
         Abilities::read(&controller, &namespace, &allocated).choose(how)
     }
 
+    /// Whether its latest Sanitize failed, and it answers no read because of that: it does not until another one succeeds.
+    ///
+    /// # Errors
+    /// [`SecureError`].
+    pub fn has_failed_to_sanitize(&self) -> Result<bool, SecureError> {
+        self.can_secure(Secure::Sanitize)?;
+        let log = self.sanitize_log()?;
+        // Looked at first: a drive that is well is not read for this.
+        if log.latest != Sanitized::Failed {
+            return Ok(false);
+        }
+        Ok(sanitize::is_closed(log, self.read_first_block()?))
+    }
+
+    /// Reads where a read shall fail, by a command of its own if that can be had.
+    fn read_first_block(&self) -> Result<Answer, SecureError> {
+        if let Some(block) = FirstBlock::of(&self.identify(Identify::Namespace)?)
+            && let Ok(status) = sys::nvme_first_block(self.file.as_fd(), self.namespace()?, block)
+        {
+            return Ok(match status {
+                0 => Answer::Data,
+                status => Answer::Drive(NvmeStatus::new(status)),
+            });
+        }
+        let first = Range {
+            offset: 0,
+            bytes: CLAIM_BYTES,
+        };
+        Ok(match self.bulk.find_nonzero(first) {
+            Ok(_) => Answer::Data,
+            Err(error) => Answer::Kernel(errno_of(&error.source)),
+        })
+    }
+
     /// Erases it securely, its claim block included, or says how far that is: a Sanitize goes on by itself, and this is
-    /// called again until it is done, with `begun` from the second time on. One that is under way is followed, not begun
-    /// a second time.
+    /// called again until it is done, from the second time on with what was `begun` (see [`Begun`]).
     ///
     /// # Errors
     /// [`SecureError`].
@@ -226,37 +267,80 @@ impl Eraser {
         &self,
         warrant: &Warrant,
         how: Secure,
-        begun: bool,
+        begun: Option<&Begun>,
     ) -> Result<Secured, SecureError> {
         warrant.assert_device(&self.major_minor, self.size_bytes);
         warrant.assert_erasable(Range {
             offset: 0,
             bytes: 0,
         });
-        let chosen = self.can_secure(how)?;
-        let done = Secured::Done {
-            method: chosen.word(),
-        };
-        if chosen.how == Secure::Format {
-            self.admin(chosen.name(), chosen.command(self.namespace()?), &mut [])?;
-            return Ok(done);
-        }
-        let mut log = vec![0; SANITIZE_LOG_BYTES];
-        self.admin("Sanitize Status", sanitize_log(), &mut log)?;
-        let share = match Sanitized::read(&log) {
-            Sanitized::Underway(share) => share,
-            Sanitized::Completed if begun => return Ok(done),
-            Sanitized::Failed if begun => return Err(SecureError::Failed),
-            Sanitized::Never | Sanitized::Completed | Sanitized::Failed => {
-                self.admin(chosen.name(), chosen.command(0), &mut [])?;
-                0
+        match how {
+            Secure::Format => {
+                let chosen = self.can_secure(how)?;
+                self.admin(chosen.name(), chosen.command(self.namespace()?), &mut [])?;
+                Ok(Secured::Done {
+                    method: chosen.word(),
+                })
             }
+            Secure::Sanitize => self.sanitize(begun),
+        }
+    }
+
+    fn sanitize(&self, begun: Option<&Begun>) -> Result<Secured, SecureError> {
+        let now_ns = self.clock.now_ns();
+        let begun = match self.sanitize_log() {
+            Err(error) => sanitize::unseen(error, begun, now_ns)?,
+            Ok(log) => match sanitize::next(log, begun, now_ns)? {
+                Next::Wait(begun) => begun.looked(now_ns),
+                Next::Prove(begun) => {
+                    let told = match self.told() {
+                        Ok(told) => told,
+                        Err(error) => {
+                            return self.underway(sanitize::unseen(error, Some(&begun), now_ns)?);
+                        }
+                    };
+                    if told != begun.told {
+                        return Err(SecureError::Another);
+                    }
+                    return Ok(Secured::Done {
+                        method: begun.chosen.word(),
+                    });
+                }
+                Next::Send => self.begin_sanitize(log)?,
+            },
         };
+        self.underway(begun)
+    }
+
+    fn begin_sanitize(&self, log: Log) -> Result<Begun, SecureError> {
+        let (chosen, told) = (self.can_secure(Secure::Sanitize)?, self.told()?);
+        self.admin(chosen.name(), chosen.command(0), &mut [])?;
+        let begun = Begun::new(chosen, told, log, self.clock.now_ns());
+        // At once: a short one is seen under way now or never. What cannot be read now is read at the next look.
+        let seen = self.sanitize_log().map(|log| begun.seen(log));
+        Ok(seen.unwrap_or(begun))
+    }
+
+    /// Until the next look.
+    fn underway(&self, begun: Begun) -> Result<Secured, SecureError> {
         std::thread::sleep(SANITIZE_LOOK);
         Ok(Secured::Underway {
-            done_bytes: self.size_bytes / (1 << 16) * u64::from(share),
+            done_bytes: self.size_bytes / (1 << 16) * u64::from(begun.share()),
             total_bytes: self.size_bytes,
+            begun,
         })
+    }
+
+    fn sanitize_log(&self) -> Result<Log, SecureError> {
+        let mut log = vec![0; SANITIZE_LOG_BYTES];
+        self.admin("Sanitize Status", sanitize_log(), &mut log)?;
+        Ok(Log::read(&log))
+    }
+
+    fn told(&self) -> Result<Told, SecureError> {
+        let controller = self.identify(Identify::Controller)?;
+        let namespace = self.identify(Identify::Namespace)?;
+        Ok(Told::read(&controller, &namespace, self.namespace()?))
     }
 
     fn namespace(&self) -> Result<u32, SecureError> {
@@ -307,13 +391,10 @@ impl Eraser {
     /// What the kernel says now of what the device can do; nothing where it does not say.
     #[must_use]
     pub fn queue(&self) -> Queue {
-        let read = |name: &str| {
-            let text = std::fs::read_to_string(self.sysfs.join("queue").join(name)).ok()?;
-            text.trim().parse().ok()
-        };
+        let read = |name: &str| queue_limit(&self.disk, name);
         Queue {
-            zeroes_bytes_max: read("write_zeroes_max_bytes").unwrap_or(0),
-            unmap_bytes_max: read("write_zeroes_unmap_max_bytes").unwrap_or(0),
+            zeroes_bytes_max: read("write_zeroes_max_bytes"),
+            unmap_bytes_max: read("write_zeroes_unmap_max_bytes"),
             one_command: self.one_command,
         }
     }
@@ -324,6 +405,21 @@ fn kernel_name(sysfs: &Path) -> String {
     let place = std::fs::read_link(sysfs).unwrap_or_default();
     let name = place.file_name().unwrap_or_default();
     name.to_string_lossy().into_owned()
+}
+
+/// The disk that a partition lies on: one directory up, as the kernel follows the link. It alone has a queue.
+fn disk_of(sysfs: &Path) -> PathBuf {
+    if sysfs.join("partition").exists() {
+        sysfs.join("..")
+    } else {
+        sysfs.to_owned()
+    }
+}
+
+/// 0 where sysfs does not say.
+fn queue_limit(disk: &Path, name: &str) -> u64 {
+    let text = std::fs::read_to_string(disk.join("queue").join(name));
+    text.map_or(0, |text| text.trim().parse().unwrap_or(0))
 }
 
 /// Whether it is a loop device over a file that has all of its blocks: nothing more is allocated for it.
@@ -379,4 +475,30 @@ pub fn erase(
         bytes: course.plan().total_bytes(),
         whole: course.plan().is_whole(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As sysfs has it: a link to the device, the partition below its disk, and the queue the disk's alone.
+    #[test]
+    fn a_partition_has_the_queue_of_its_disk() {
+        let root = tempfile::tempdir().unwrap();
+        let (disk, links) = (root.path().join("devices/sda"), root.path().join("block"));
+        std::fs::create_dir_all(disk.join("sda1")).unwrap();
+        std::fs::create_dir(disk.join("queue")).unwrap();
+        std::fs::create_dir(&links).unwrap();
+        std::fs::write(disk.join("queue/write_zeroes_max_bytes"), "4096\n").unwrap();
+        std::fs::write(disk.join("sda1/partition"), "1\n").unwrap();
+        for (name, place) in [("8:0", "../devices/sda"), ("8:1", "../devices/sda/sda1")] {
+            let link = links.join(name);
+            std::os::unix::fs::symlink(place, &link).unwrap();
+            let disk = disk_of(&link);
+            assert_eq!(queue_limit(&disk, "write_zeroes_max_bytes"), 4096, "{name}");
+            // Kernels before 6.17 do not say.
+            assert_eq!(queue_limit(&disk, "write_zeroes_unmap_max_bytes"), 0);
+        }
+        assert_eq!(kernel_name(&links.join("8:1")), "sda1");
+    }
 }

@@ -20,20 +20,19 @@ use nix::errno::Errno;
 use crate::error::NvmeStatus;
 
 pub(crate) mod kernel;
+pub(crate) mod sanitize;
+
 use kernel::AdminCommand;
+pub use sanitize::Begun;
 
 /// Bytes of an Identify data structure.
 pub(crate) const IDENTIFY_BYTES: usize = 4096;
-/// Bytes of the Sanitize Status log page.
-pub(crate) const SANITIZE_LOG_BYTES: usize = 512;
-const SANITIZE_LOG_DWORDS: u32 = 128;
 
 const OPCODE_GET_LOG_PAGE: u8 = 0x02;
 const OPCODE_IDENTIFY: u8 = 0x06;
 const OPCODE_FORMAT: u8 = 0x80;
 const OPCODE_SANITIZE: u8 = 0x84;
 
-const LOG_SANITIZE_STATUS: u32 = 0x81;
 const ALL_NAMESPACES: u32 = 0xffff_ffff;
 
 /// A short command.
@@ -63,6 +62,8 @@ pub struct Chosen {
 pub enum Secured {
     /// The drive is at it.
     Underway {
+        /// For the next look.
+        begun: Begun,
         /// Bytes done, as a share of the whole.
         done_bytes: u64,
         /// The whole.
@@ -96,8 +97,20 @@ pub enum SecureError {
     /// The drive answered with an error.
     #[error("{0}: {1}")]
     Status(&'static str, NvmeStatus),
+    /// Somebody else had the drive begin one, or we did before we died. It proves nothing of what is asked for now.
+    #[error("the drive is at a Sanitize that was not begun here")]
+    Others,
+    /// What was begun is not what the drive tells of.
+    #[error("the drive's latest Sanitize is not the one that was begun here")]
+    Unknown,
+    /// Another drive answers than the one that was told to.
+    #[error("the drive that answers is not the one whose Sanitize was begun")]
+    Another,
+    /// Sanitize began, and does not go on.
+    #[error("the drive's Sanitize has not moved for {0} h")]
+    Stuck(u64),
     /// Sanitize began, and failed. The drive answers nothing until another one succeeds.
-    #[error("the drive's last Sanitize failed")]
+    #[error("the drive's Sanitize failed")]
     Failed,
 }
 
@@ -108,6 +121,15 @@ impl SecureError {
         matches!(
             self,
             Self::NotNvme | Self::Partition | Self::Lacks(_) | Self::Namespaces(_)
+        )
+    }
+
+    /// It went wrong so that another try wears the drive, and may destroy what is not understood: a person decides.
+    #[must_use]
+    pub const fn needs_a_person(&self) -> bool {
+        matches!(
+            self,
+            Self::Unknown | Self::Another | Self::Stuck(_) | Self::Failed
         )
     }
 }
@@ -268,46 +290,6 @@ impl Identify {
     }
 }
 
-/// Asks for the Sanitize Status log page.
-pub(crate) const fn sanitize_log() -> AdminCommand {
-    AdminCommand {
-        opcode: OPCODE_GET_LOG_PAGE,
-        namespace: ALL_NAMESPACES,
-        cdw10: LOG_SANITIZE_STATUS | (SANITIZE_LOG_DWORDS - 1) << 16,
-        timeout_ms: SHORT_MS,
-    }
-}
-
-/// What the drive says of its latest Sanitize.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sanitized {
-    /// There was none.
-    Never,
-    /// It ended well.
-    Completed,
-    /// So many 65,536ths are done.
-    Underway(u16),
-    /// It failed.
-    Failed,
-}
-
-impl Sanitized {
-    /// From the log page.
-    pub(crate) fn read(log: &[u8]) -> Self {
-        let word = |at: usize| {
-            let byte = |at: usize| u16::from(log.get(at).copied().unwrap_or(0));
-            byte(at) | byte(at + 1) << 8
-        };
-        match word(2) & 0b111 {
-            0 => Self::Never,
-            2 => Self::Underway(word(0)),
-            1 | 4 => Self::Completed,
-            // What is not known is not success.
-            _ => Self::Failed,
-        }
-    }
-}
-
 /// The kernel's answer to an admin command, as an error of `what`.
 pub(crate) fn answered(what: &'static str, answer: Result<u16, Errno>) -> Result<(), SecureError> {
     match answer {
@@ -399,27 +381,6 @@ mod tests {
         let command = chosen.command(7);
         assert_eq!((command.opcode, command.namespace), (0x80, 7));
         assert_eq!(command.cdw10, 0b10_0011_0101_0101);
-    }
-
-    #[test]
-    fn a_sanitize_is_followed_by_its_log() {
-        let log = |progress: u16, status: u16| {
-            let mut log = vec![0; SANITIZE_LOG_BYTES];
-            log[..2].copy_from_slice(&progress.to_le_bytes());
-            log[2..4].copy_from_slice(&status.to_le_bytes());
-            Sanitized::read(&log)
-        };
-        // Bits 3 to 7 count the passes of overwriting, bit 8 says that nothing was written since.
-        for (status, sanitized) in [
-            (0, Sanitized::Never),
-            (0x101, Sanitized::Completed),
-            (0x00a, Sanitized::Underway(0x8000)),
-            (3, Sanitized::Failed),
-            (4, Sanitized::Completed),
-        ] {
-            assert_eq!(log(0x8000, status), sanitized);
-        }
-        assert_eq!(sanitize_log().cdw10, 0x007f_0081);
     }
 
     #[test]

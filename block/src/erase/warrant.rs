@@ -8,6 +8,7 @@
 //! | adopt | identity, and the cluster it is from | the identity, and that cluster's Formatted claim of this drive |
 //! | remove with erasing | identity, and `removal` | the identity, our own claim, and no stranger |
 //! | go on after a secure erase | as it was for that | the identity, and nothing at all |
+//! | sanitize once more | as it was for that | the identity, a Sanitize that failed, and that it answers no read because of it |
 //!
 //! A stranger is a signature that was not there when the device was claimed, and is not this drive's own file system:
 //! somebody made it since, and nobody named it. A device that was let be, because something was refused, must hold
@@ -213,6 +214,29 @@ impl Warrant {
             }
             Ok(_) | Err(_) => Err(Unwarranted::NotBlank(found.content.to_owned())),
         }
+    }
+
+    /// The right to have a drive sanitized once more that was told to by this very object's word, whose Sanitize `failed` so
+    /// that it says itself that it is closed ([`Eraser::has_failed_to_sanitize`](super::Eraser::has_failed_to_sanitize)),
+    /// and of which nothing could be read (`unread`): nothing can until one succeeds, so there is nothing of it to look at.
+    pub fn to_sanitize_again(
+        ours: Ours<'_>,
+        removal: bool,
+        (failed, unread): (bool, bool),
+        found: &Found<'_>,
+    ) -> Result<Self, Unwarranted> {
+        same_identity(ours, found)?;
+        not_of_others(ours, found)?;
+        let nothing = found.file_system.is_none() && matches!(found.claim, Ok(None));
+        if failed && unread && nothing {
+            let scope = if removal {
+                Scope::Remove
+            } else {
+                Scope::Prepare
+            };
+            return Self::of(found, scope);
+        }
+        Err(Unwarranted::NotBlank(found.content.to_owned()))
     }
 
     /// The right to write this cluster's claim onto a drive that a person moves here from cluster `from`.

@@ -23,7 +23,7 @@ const NAMES: &[(u16, u16, &str)] = &[
     (GENERIC, 0x06, "internal error"),
     (GENERIC, 0x07, "abort requested"),
     (GENERIC, 0x0b, "invalid namespace or format"),
-    (GENERIC, 0x1c, "sanitize failed"),
+    (GENERIC, SANITIZE_FAILED, "sanitize failed"),
     (GENERIC, 0x1d, "sanitize in progress"),
     (GENERIC, 0x20, "namespace is write protected"),
     (GENERIC, 0x21, "command interrupted"),
@@ -46,6 +46,9 @@ const NAMES: &[(u16, u16, &str)] = &[
     (PATH, 0x71, "aborted by the host"),
 ];
 
+/// Of the generic ones: the latest Sanitize failed, and nothing but another one is done.
+const SANITIZE_FAILED: u16 = 0x1c;
+
 impl NvmeStatus {
     /// From the kernel's number, which is not 0.
     #[must_use]
@@ -59,6 +62,11 @@ impl NvmeStatus {
 
     const fn code(self) -> u16 {
         self.0 & 0xff
+    }
+
+    /// Whether the drive does nothing because its latest Sanitize failed.
+    pub(crate) const fn is_sanitize_failed(self) -> bool {
+        self.kind() == GENERIC && self.code() == SANITIZE_FAILED
     }
 
     /// Whether the same command may succeed soon: the drive does not say otherwise, and it is not the medium.

@@ -21,6 +21,7 @@ use std::thread;
 
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use tokio::sync::watch;
 
 use super::{
     Contents, Job, PATIENCE, Piece, ProbeError, claim_of, conclude, open_options_flags, read_error,
@@ -34,6 +35,8 @@ use crate::uring::{self, OpFile};
 
 /// Reads in flight at most. A slow device has some three of them; what finds no room waits.
 const READS_MAX: u32 = 1024;
+/// And the fewest with which a ring is worth having.
+const READS_MIN: u32 = 64;
 /// Buffers of two sizes are kept: for the first areas, and for the second.
 const SIZES: [usize; 2] = [128 << 10, 1 << 20];
 
@@ -62,6 +65,26 @@ struct Shared {
     asleep: AtomicBool,
     bell: EventFd,
     clock: Clock,
+    /// The reader is gone, though more may come.
+    ended: watch::Sender<bool>,
+    /// Has the reader end as if its ring had failed.
+    #[cfg(test)]
+    broken: AtomicBool,
+}
+
+/// Says that the reader has ended, however it did.
+struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if !locked(&self.0.desk).closed {
+            tracing::warn!(
+                "The ring that reads what devices hold has ended; threads read from now on. What the log says before this is worth a report, and a start of the agent brings the ring back"
+            );
+            self.0.ended.send_replace(true);
+        }
+        self.0.give_back();
+    }
 }
 
 /// Where devices wait for an opener.
@@ -87,15 +110,19 @@ impl Threads {
             asleep: AtomicBool::new(false),
             bell: EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?,
             clock: Clock::start_plain(),
+            ended: watch::Sender::new(false),
+            #[cfg(test)]
+            broken: AtomicBool::new(false),
         });
         let (ready, started) = mpsc::channel();
         let reader = Arc::clone(&shared);
         thread::Builder::new()
             .name("probe".to_owned())
-            .spawn(move || match Reader::new(reader) {
-                Ok(mut reader) => {
+            .spawn(move || match Reader::new(Arc::clone(&reader)) {
+                Ok(mut reading) => {
                     drop(ready.send(Ok(())));
-                    reader.run();
+                    let _ending = Ending(reader);
+                    reading.run();
                 }
                 Err(error) => drop(ready.send(Err(error))),
             })?;
@@ -109,7 +136,26 @@ impl Threads {
     pub(super) fn submit(&self, job: Job) -> io::Result<()> {
         locked(&self.0.0.desk).waiting.push_back(job);
         self.0.0.work.notify_one();
+        if self.has_ended() {
+            self.0.0.give_back();
+        }
         self.relieve(false)
+    }
+
+    /// Whether nothing is read any more.
+    pub(super) fn has_ended(&self) -> bool {
+        *self.0.0.ended.borrow()
+    }
+
+    /// True once nothing is read any more.
+    pub(super) fn end(&self) -> watch::Receiver<bool> {
+        self.0.0.ended.subscribe()
+    }
+
+    #[cfg(test)]
+    pub(super) fn break_off(&self) {
+        self.0.0.broken.store(true, Ordering::SeqCst);
+        let _full = self.0.0.bell.write(1).is_err();
     }
 
     /// Starts an opener where none is free: `waited` says that a device has waited for one long enough, and else none of
@@ -167,6 +213,9 @@ impl Shared {
         match file {
             Ok(file) => {
                 locked(&self.opened).push_back((job, file));
+                if *self.ended.borrow() {
+                    self.give_back();
+                }
                 self.ring_bell();
             }
             Err(source) => {
@@ -174,6 +223,13 @@ impl Shared {
                 job.end(Err(ProbeError::Open { path, source }));
             }
         }
+    }
+
+    /// Lets go of what waits for a reader that is gone: whoever asked learns that, and may ask again.
+    fn give_back(&self) {
+        let waiting = std::mem::take(&mut locked(&self.desk).waiting);
+        let opened = std::mem::take(&mut *locked(&self.opened));
+        drop((waiting, opened));
     }
 
     /// Nothing more will be opened.
@@ -223,14 +279,27 @@ struct Reader {
     bell_armed: bool,
 }
 
+/// The widest ring for which memory may be locked, and how many reads it takes.
+fn widest<R>(open: impl Fn(u32) -> io::Result<R>) -> io::Result<(R, u32)> {
+    let mut reads = READS_MAX;
+    loop {
+        match open(reads) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && reads > READS_MIN => {
+                reads /= 2;
+            }
+            opened => return opened.map(|ring| (ring, reads)),
+        }
+    }
+}
+
 impl Reader {
     fn new(shared: Arc<Shared>) -> io::Result<Self> {
-        let ring = uring::reading_ring(READS_MAX)?;
+        let (ring, reads) = widest(uring::reading_ring)?;
         Ok(Self {
             shared,
             ring,
-            owners: vec![Owner::Bell; READS_MAX as usize],
-            free: (0..u64::from(READS_MAX)).rev().collect(),
+            owners: vec![Owner::Bell; reads as usize],
+            free: (0..u64::from(reads)).rev().collect(),
             devices: Vec::new(),
             vacant: Vec::new(),
             later: VecDeque::new(),
@@ -270,6 +339,10 @@ impl Reader {
                 }
             }
             self.shared.asleep.store(false, Ordering::SeqCst);
+            #[cfg(test)]
+            if self.shared.broken.load(Ordering::SeqCst) {
+                return;
+            }
             self.ring
                 .reap(|token, op, result| ended.push((token, op, result)));
             for (token, op, result) in ended.drain(..) {
@@ -458,5 +531,31 @@ impl Reader {
             }
             job.end(result.map(|found| Contents { found, claim }));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_is_as_wide_as_memory_may_be_locked() {
+        let refused = |errno| Err(io::Error::from_raw_os_error(errno));
+        let up_to = |most| {
+            widest(move |reads| {
+                if reads > most {
+                    refused(libc::ENOMEM)
+                } else {
+                    Ok(())
+                }
+            })
+        };
+        assert_eq!(up_to(READS_MAX).unwrap().1, READS_MAX);
+        assert_eq!(up_to(300).unwrap().1, 256);
+        assert_eq!(up_to(READS_MIN).unwrap().1, READS_MIN);
+        let errno = |error: io::Error| error.raw_os_error();
+        assert_eq!(errno(up_to(READS_MIN - 1).unwrap_err()), Some(libc::ENOMEM));
+        let forbidden = widest(|_| refused(libc::EPERM) as io::Result<()>);
+        assert_eq!(errno(forbidden.unwrap_err()), Some(libc::EPERM));
     }
 }

@@ -66,6 +66,24 @@ async fn both_engines_find_the_same_in_both_phases() {
     }
 }
 
+/// Whatever ends it: what is asked for next is answered, by threads.
+#[tokio::test]
+async fn a_ring_that_ends_is_followed_by_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = image(dir.path(), "xfs", 0, b"XFSB");
+    for (engine, prober) in engines() {
+        let mut ended = prober.ring_ended();
+        assert!(!*ended.borrow());
+        if let Engine::Uring(threads) = &prober.engine {
+            threads.break_off();
+            ended.wait_for(|ended| *ended).await.unwrap();
+        }
+        assert!(!prober.uses_ring(), "{engine}");
+        let contents = prober.probe(target.clone(), SOON).await.unwrap();
+        assert_eq!(names(&contents), ["xfs"], "{engine}");
+    }
+}
+
 #[tokio::test]
 async fn what_cannot_be_read_says_what_and_where() {
     let dir = tempfile::tempdir().unwrap();
@@ -139,4 +157,21 @@ async fn stuck_devices_delay_nobody(engine: &str, prober: Prober) {
     std::fs::remove_file(&first.path).unwrap();
     let error = prober.probe(first, SOON).await.unwrap_err();
     assert!(matches!(error, ProbeError::Open { .. }), "{error}");
+}
+
+/// Whoever shows by what devices are read asks one question, whenever it was that the ring was lost.
+#[test]
+fn a_ring_that_was_refused_at_the_start_counts_as_ended() {
+    for refused in [None, Some("no memory")] {
+        let prober = Prober {
+            engine: Engine::Threads {
+                refused: refused.map(Into::into),
+            },
+            places: Arc::new(Semaphore::new(1)),
+            busy: Arc::default(),
+        };
+        assert!(!prober.uses_ring());
+        assert_eq!(*prober.ring_ended().borrow(), refused.is_some());
+        assert_eq!(prober.why_threads().as_deref(), refused);
+    }
 }

@@ -9,16 +9,11 @@
 //! Whether it works is not believed but tried, by one read at the opening; where it does not, the block device is read
 //! as ever, and says why.
 
-use std::cell::Cell;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
-use std::marker::PhantomData;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use io_uring::register::Restriction;
 use io_uring::{cqueue, opcode, squeue, types};
@@ -26,15 +21,15 @@ use nix::errno::Errno;
 use nix::sys::stat::{major, minor};
 
 use super::polled::{Polling, TRIAL_NS, WhyInterrupts};
+use super::queues::QueuePair;
 use super::{
-    RINGS, RingFlags, UNREGISTER_BUFFERS, UNREGISTER_FILES, UNREGISTER_RING_FDS, accept,
-    check_depth, failed, is_past, refused, register_pool, registered,
+    RingFlags, UNREGISTER_BUFFERS, UNREGISTER_FILES, UNREGISTER_RING_FDS, accept, check_depth,
+    failed, not_entered, refused,
 };
 use crate::buffer::Buffer;
-use crate::clock::Clock;
 use crate::device::{Completion, Device, Geometry, Op, OpKind, Options, Wait, transfer};
 use crate::error::{DeviceError, IoCause, NvmeStatus, OpenError, Refused, errno_of};
-use crate::sys::{self, OwningRing};
+use crate::sys;
 use crate::target::{ReadOnly, Target};
 
 /// `NVME_URING_CMD_IO` of the kernel's `nvme_ioctl.h`: `_IOWR('N', 0x80, struct nvme_uring_cmd)`.
@@ -255,29 +250,16 @@ fn read_command(
 
 /// A drive that is read by commands of its own.
 pub struct Passthrough {
-    ring: OwningRing<squeue::Entry128, cqueue::Entry32>,
+    queues: QueuePair<squeue::Entry128, cqueue::Entry32>,
     target: Target<ReadOnly>,
     namespace: Namespace,
-    depth: usize,
-    /// Registered buffers not yet given out.
-    pool: Vec<Buffer>,
-    registered: usize,
-    /// Whether the ring itself is registered.
-    placed: bool,
-    flags: RingFlags,
-    polling: Polling,
-    clock: Clock,
-    /// The clock's last reading.
-    read_ns: Cell<u64>,
-    /// As with every ring (kernel-notes/02).
-    stays: PhantomData<*const ()>,
 }
 
 impl fmt::Debug for Passthrough {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Passthrough")
             .field("namespace", &self.namespace)
-            .field("in_flight", &self.ring.in_flight())
+            .field("in_flight", &self.in_flight())
             .finish_non_exhaustive()
     }
 }
@@ -326,38 +308,15 @@ impl Passthrough {
         if options.buffer_bytes as u64 > max_bytes {
             return Err(WhyBlocks::TooLong { max_bytes });
         }
-        let setup = |error: std::io::Error| WhyBlocks::Setup(errno_of(&error));
-        let mut builder = flags.builder(options.depth);
-        if polling == Polling::Polled {
-            builder.setup_iopoll();
-        }
-        let ring = builder.build(options.depth).map_err(setup)?;
-        namespace.ring = RINGS.fetch_add(1, Ordering::Relaxed);
-        let files = [namespace.file.as_raw_fd()];
-        namespace.fixed = ring.submitter().register_files(&files).is_ok();
-        let mut ring = OwningRing::new(ring, depth);
-        let pool = register_pool(depth, options.buffer_bytes, |buffers| {
-            ring.register(buffers, namespace.ring)
-        });
-        let placed = ring.register_self();
-        let submitter = ring.ring().submitter();
-        submitter
-            .register_restrictions(&mut commands_alone())
-            .map_err(setup)?;
-        submitter.register_enable_rings().map_err(setup)?;
+        let fd = namespace.file.as_raw_fd();
+        let mut allowed = commands_alone();
+        let queues = QueuePair::enabled(fd, (depth, options), flags, polling, &mut allowed);
+        let queues = queues.map_err(|(_, errno)| WhyBlocks::Setup(errno))?;
+        (namespace.ring, namespace.fixed) = (queues.id, queues.fixed);
         let mut device = Self {
-            registered: pool.len(),
-            placed,
-            ring,
+            queues,
             namespace,
             target,
-            depth,
-            pool,
-            flags,
-            polling,
-            clock: Clock::start(),
-            read_ns: Cell::new(0),
-            stays: PhantomData,
         };
         // A buffer of its own: those that are registered are for the work.
         let buffer = Buffer::zeroed(device.namespace.sector_bytes as usize);
@@ -392,16 +351,8 @@ impl Device for Passthrough {
     }
 
     fn description(&self) -> String {
-        format!(
-            "io_uring ({}, passthrough {}), {} of {} buffers registered, file {}, ring {}{}",
-            self.flags,
-            self.namespace.path.display(),
-            self.registered,
-            self.depth,
-            registered(self.namespace.fixed),
-            registered(self.placed),
-            self.polling,
-        )
+        let path = self.namespace.path.display();
+        self.queues.description(&format!(", passthrough {path}"))
     }
 
     fn geometry(&self) -> Geometry {
@@ -409,27 +360,19 @@ impl Device for Passthrough {
     }
 
     fn depth(&self) -> usize {
-        self.depth
+        self.queues.depth
     }
 
     fn in_flight(&self) -> usize {
-        self.ring.in_flight()
+        self.queues.ring.in_flight()
     }
 
     fn now_ns(&self) -> u64 {
-        let now_ns = self.clock.now_ns();
-        self.read_ns.set(now_ns);
-        now_ns
+        self.queues.now_ns()
     }
 
     fn buffer(&mut self, len: usize) -> Buffer {
-        match self.pool.pop_if(|buffer| len <= buffer.capacity()) {
-            Some(mut buffer) => {
-                buffer.set_len(len);
-                buffer
-            }
-            None => Buffer::zeroed(len),
-        }
+        self.queues.buffer(len)
     }
 
     fn submit(&mut self, token: u64, op: Op) -> Result<(), Refused> {
@@ -449,45 +392,18 @@ impl Device for Passthrough {
         if let Some(cause) = cause {
             return Err(refused(self.target.name(), op, cause));
         }
-        let depth = self.depth;
-        self.ring
-            .push(&self.namespace, token, op)
-            .map_err(|op| refused(self.target.name(), op, IoCause::Full { depth }))
+        let depth = self.queues.depth;
+        let pushed = self.queues.ring.push(&self.namespace, token, op);
+        pushed.map_err(|op| refused(self.target.name(), op, IoCause::Full { depth }))
     }
 
-    /// As the ring of blocks does it, but for what an answer means.
     fn complete(&mut self, wait: Wait, done: &mut Vec<Completion>) -> Result<(), DeviceError> {
-        loop {
-            let waits = wait != Wait::No && self.ring.in_flight() > 0;
-            // A ring that polls would not heed the time-out (kernel-notes/21).
-            let want = u32::from(waits && self.polling != Polling::Polled);
-            let timeout = match wait {
-                Wait::Until(at) => {
-                    Some(Duration::from_nanos(at.saturating_sub(self.read_ns.get())))
-                }
-                Wait::No | Wait::Forever => None,
-            };
-            let entered = self.ring.enter(want, timeout);
-            let now_ns = self.now_ns();
-            let before = done.len();
-            let name = self.target.name();
-            self.ring.reap(|token, op, result| {
-                let result = answer(result).map_err(|cause| failed(name, &op, cause));
-                done.push(Completion { token, op, result });
-            });
-            let goes_on = done.len() == before && !is_past(wait, now_ns);
-            match entered {
-                Ok(()) if goes_on && waits => {}
-                Err(Errno::EINTR | Errno::EAGAIN | Errno::EBUSY) if goes_on => {}
-                Ok(()) | Err(Errno::ETIME | Errno::EINTR | Errno::EAGAIN | Errno::EBUSY) => {
-                    return Ok(());
-                }
-                Err(errno) => {
-                    let device = Arc::clone(name);
-                    return Err(DeviceError::Enter { device, errno });
-                }
-            }
-        }
+        let name = self.target.name();
+        let reaped = self.queues.answers(wait, |_, token, op, result| {
+            let result = answer(result).map_err(|cause| failed(name, &op, cause));
+            done.push(Completion { token, op, result });
+        });
+        reaped.map(drop).map_err(|errno| not_entered(name, errno))
     }
 }
 

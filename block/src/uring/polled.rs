@@ -81,8 +81,7 @@ impl Ring<ReadOnly> {
         } else {
             WhyInterrupts::NoQueues
         };
-        let builder = flags.builder(options.depth);
-        Self::built(target, options, flags, (builder, Polling::Refused(why)))
+        Self::built(target, options, flags, Polling::Refused(why))
     }
 
     /// A ring that polls, with which one sector was read.
@@ -91,9 +90,7 @@ impl Ring<ReadOnly> {
         options: Options,
         flags: RingFlags,
     ) -> Result<Result<Self, WhyInterrupts>, OpenError> {
-        let mut builder = flags.builder(options.depth);
-        builder.setup_iopoll();
-        let mut ring = match Self::built(target, options, flags, (builder, Polling::Polled)) {
+        let mut ring = match Self::built(target, options, flags, Polling::Polled) {
             Ok(ring) => ring,
             Err(OpenError::Ring { errno, .. }) => return Ok(Err(WhyInterrupts::Setup(errno))),
             Err(error) => return Err(error),

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::os::fd::AsRawFd as _;
 use std::time::Instant;
 
+use super::queues::register_pool;
 use super::*;
 use crate::backend::{Backend, Choice, WhyThreads, open, probe_backend};
 use crate::error::BackendError;
@@ -39,7 +40,7 @@ fn the_kernel_refuses_what_a_reader_must_not_do() {
     let buffer = ring.buffer(4096);
     let ops = [Op::Write { offset: 0, buffer }, Op::Flush, Op::Nop];
     for (token, op) in (0..).zip(ops) {
-        ring.ring.push(ring.file, token, op).unwrap();
+        ring.queues.ring.push(ring.file, token, op).unwrap();
         let mut done = Vec::new();
         ring.complete(Wait::Forever, &mut done).unwrap();
         let ended = done.pop().unwrap();
@@ -219,7 +220,7 @@ fn a_ring_that_polls_keeps_the_time_it_was_given() {
     let file = file();
     let target = Target::<ReadOnly>::open(file.path()).unwrap();
     let mut ring = Ring::new(target, Options::new(1, 4096), flags).unwrap();
-    ring.polling = Polling::Polled;
+    ring.queues.polling = Polling::Polled;
     let (reading, _writing) = nix::unistd::pipe().unwrap();
     let pipe = OpFile {
         number: reading.as_raw_fd(),
@@ -228,7 +229,8 @@ fn a_ring_that_polls_keeps_the_time_it_was_given() {
         rw_flags: 0,
     };
     let buffer = Buffer::zeroed(4096);
-    ring.ring
+    ring.queues
+        .ring
         .push(pipe, 0, Op::Read { offset: 0, buffer })
         .unwrap();
     let mut done = Vec::new();

@@ -22,7 +22,16 @@ const DEPTH_U32: u32 = 8;
 const BREATH: Duration = Duration::from_millis(1);
 
 /// Why a write of zeroes failed, and which.
-pub(crate) type Failed = (Range, io::Error);
+type Failed = (Range, io::Error);
+
+/// What was in the way.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// No ring was to be had: nothing was written.
+    Ring(io::Error),
+    /// A write failed.
+    Write(Range, io::Error),
+}
 
 /// Writes zeroes over `range` at the pace of `limiter`. Without a flush.
 pub(crate) fn write(
@@ -30,13 +39,20 @@ pub(crate) fn write(
     range: Range,
     flags: RingFlags,
     limiter: &Limiter,
-) -> Result<(), Failed> {
-    let all = |errno: Errno| (range, errno.into());
-    let ring = flags.build(DEPTH_U32).map_err(|error| (range, error))?;
-    let mut ring = ZeroRing::new(ring).map_err(all)?;
-    restrict(ring.ring(), true).map_err(all)?;
-    let enabled = ring.ring().submitter().register_enable_rings();
-    enabled.map_err(|error| (range, error))?;
+) -> Result<(), Failure> {
+    let ring = ring(flags).map_err(Failure::Ring)?;
+    written(file, range, ring, limiter).map_err(|(part, error)| Failure::Write(part, error))
+}
+
+/// A ring that takes writes alone, enabled on this thread.
+pub(crate) fn ring(flags: RingFlags) -> io::Result<ZeroRing> {
+    let mut ring = ZeroRing::new(flags.build(DEPTH_U32)?)?;
+    restrict(ring.ring(), true)?;
+    ring.ring().submitter().register_enable_rings()?;
+    Ok(ring)
+}
+
+fn written(file: &File, range: Range, ring: ZeroRing, limiter: &Limiter) -> Result<(), Failed> {
     let transfer = limiter.transfer_bytes(ZEROES_BYTES as u64);
     let mut writes = Writes {
         file,

@@ -118,6 +118,9 @@ pub(crate) async fn until_ready(
     Err(Stop::FailedFor(refusals.collect()))
 }
 
+/// How a sentence names what a person may type.
+const COMMAND: &str = "kubectl ringpv ";
+
 /// Whether a removal rests until somebody changes something: it does not go on by itself.
 pub(crate) fn needs_a_person(drive: &Drive) -> bool {
     let (phase, reason, _) = standing(drive);
@@ -183,8 +186,39 @@ fn ready(drive: &Drive) -> bool {
         .is_some_and(|s| s.phase == DrivePhase::Ready)
 }
 
+/// Why a drive did not come to be as it was asked for. A sentence that ends with a command of its own is of this very case:
+/// the reason's general advice would lead elsewhere.
 pub(crate) fn why(drive: &Drive, label: &str) -> Refusal {
     let status = drive.status.clone().unwrap_or_default();
-    let reason = status.reason.unwrap_or(Reason::Failing);
-    Refusal::new(reason, label).detail(status.message)
+    let refusal = Refusal::new(status.reason.unwrap_or(Reason::Failing), label);
+    match status.message.split_once(&format!("; {COMMAND}")) {
+        Some((detail, next)) => refusal.detail(detail).next(format!("{COMMAND}{next}")),
+        None => refusal.detail(status.message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(message: &str) -> String {
+        let mut drive = api::testing::drive("d").build();
+        let status = drive.status.get_or_insert_default();
+        status.reason = Some(Reason::FingerprintChanged);
+        status.message = message.to_owned();
+        why(&drive, "nvme0n1").to_string()
+    }
+
+    #[test]
+    fn the_step_of_the_case_comes_before_that_of_the_reason() {
+        assert_eq!(
+            said("its content is gpt; nothing was written; kubectl ringpv remove lets it go"),
+            "FingerprintChanged: nvme0n1: its content is gpt; nothing was written\n  next: kubectl ringpv remove lets it go"
+        );
+        let general = said("its content is gpt; nothing was written");
+        assert!(
+            general.ends_with(Reason::FingerprintChanged.advice()),
+            "{general}"
+        );
+    }
 }

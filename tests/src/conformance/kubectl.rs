@@ -1,6 +1,6 @@
 //! kubectl as a person uses it, step by step on one volume: what it prints, and whether it is content.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use kube::Client;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -186,18 +186,24 @@ pub fn refusal() -> Option<String> {
     }
 }
 
-/// Goes through all steps against the API of `kubeconfig`.
+/// Goes through all steps with the kubectl `program` against the API of `kubeconfig`.
 ///
 /// # Errors
 /// With the first step that is not as it must be, and what kubectl printed.
-pub async fn run(client: Client, kubeconfig: &Path, tag: &str, embedded: bool) -> Result<()> {
+pub async fn run(
+    client: Client,
+    program: &Path,
+    kubeconfig: &Path,
+    tag: &str,
+    embedded: bool,
+) -> Result<()> {
     let ground = Ground {
         client,
         tag: tag.to_owned(),
     };
     let home = tempfile::tempdir()?;
     let person = Person {
-        program: kubectl().context("no kubectl")?,
+        program: program.to_owned(),
         kubeconfig: kubeconfig.to_owned(),
         home: home.path().to_owned(),
         name: ground.name("a"),

@@ -210,6 +210,26 @@ pub(super) async fn a_stale_patch_conflicts(ground: &Ground) -> Result<()> {
     Ok(())
 }
 
+/// The name is another object's by now. Of a custom resource only the version says so: a uid in a patch of the status is
+/// not looked at.
+pub(super) async fn a_status_of_an_object_gone_by_now_conflicts(ground: &Ground) -> Result<()> {
+    let wanted = ground.volume("a");
+    let first = ground.create(&wanted).await?;
+    let (name, volumes) = (first.name_any(), ground.volumes());
+    volumes.delete(&name, &DeleteParams::default()).await?;
+    let second = ground.create(&wanted).await?;
+    ensure!(second.uid() != first.uid());
+    let patch = json!({"metadata": {"resourceVersion": first.resource_version()},
+        "status": {"phase": "Ready"}});
+    let params = PatchParams::default();
+    let patched = volumes
+        .patch_status(&name, &params, &Patch::Merge(&patch))
+        .await;
+    refused(patched, 409, "Conflict")?;
+    ensure!(volumes.get(&name).await? == second, "it was written");
+    Ok(())
+}
+
 pub(super) async fn a_patch_that_changes_nothing_is_no_write(ground: &Ground) -> Result<()> {
     let created = ground.create(&ground.volume("a")).await?;
     let same = ground

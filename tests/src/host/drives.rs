@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use agent::host::{Cause, HeldDevice, Host as _, HostError, MakeXfs, Run};
+use agent::host::{Cause, HeldDevice, Host as _, HostError, KeptName, MakeXfs, Run};
 use agent::probe::{DeviceFacts, DeviceKind, Media, Seen, Snapshot, identity, judge_all};
 use api::drive::Transport;
 use block::claim::{CLAIM_BYTES, Claim, claim_offset};
 use block::erase::course::Queue;
-use block::erase::{Limiter, Method, Piece, Range, Secure, Secured, Warrant, Zeroed};
+use block::erase::{Begun, Limiter, Method, Piece, Range, Secure, Secured, Warrant, Zeroed};
 use nix::errno::Errno;
 
 use super::disk::{Disk, Health};
@@ -192,6 +192,18 @@ pub(super) fn hold(host: &SimHost, device: &str) -> Result<Box<dyn HeldDevice>, 
     }))
 }
 
+/// Names do not move in the simulation while anything of the agent's runs.
+pub(super) fn keep_name(host: &SimHost, device: &str) -> Result<KeptName, HostError> {
+    let number = host.look("open", device, |machine| {
+        machine.disk(device)?;
+        Ok(machine.number(device))
+    })?;
+    Ok(KeptName {
+        major_minor: number,
+        open: Box::new(()),
+    })
+}
+
 /// What the kernel says of a drive's queue.
 const fn queue(offloads: bool) -> Queue {
     Queue {
@@ -298,7 +310,16 @@ impl HeldDevice for Held {
         can.then_some(()).ok_or_else(unable)
     }
 
-    fn secure(&self, warrant: &Warrant, how: Secure, _: bool) -> Result<Secured, HostError> {
+    fn has_failed_to_sanitize(&self) -> Result<bool, HostError> {
+        Ok(false)
+    }
+
+    fn secure(
+        &self,
+        warrant: &Warrant,
+        how: Secure,
+        _: Option<&Begun>,
+    ) -> Result<Secured, HostError> {
         self.can_secure(how)?;
         warrant.assert_device(&self.major_minor, self.size_bytes);
         self.host.change("erase", &self.device, |machine| {

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use agent::apply::{Apply, Outcome, Refusal, Retry, Session};
@@ -245,6 +246,7 @@ impl Turn<'_> {
             site: &node.site,
             drive: &drive,
             now: self.now,
+            cancel: &AtomicBool::new(false),
         };
         match apply.apply(&mut run.session, &action) {
             Ok(

@@ -1,23 +1,29 @@
 //! Devices: held exclusively while they are prepared, read past the page cache, counted by the kernel.
 
 use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use block::Backend;
 use block::bulk::{self, BulkError};
 use block::claim::{self, Claim};
 use block::erase::course::Queue;
 use block::erase::{
-    EraseError, Eraser, Limiter, Piece, Range, Secure, SecureError, Secured, Warrant, Zeroed,
+    Begun, EraseError, Eraser, Limiter, Piece, Range, Secure, SecureError, Secured, Warrant, Zeroed,
 };
 use nix::sys::stat::{major, minor};
 
 use crate::probe::Discovery;
 
-use super::super::{BlockCounters, Cause, HeldDevice, HostError, Run};
+use super::super::{BlockCounters, Cause, HeldDevice, HostError, KeptName, Run};
 use super::{device_path, measure};
+
+/// How often, and after which pause, a device that somebody holds is tried again.
+const HOLD_TRIES: u32 = 20;
+const HOLD_PAUSE: Duration = Duration::from_millis(100);
 
 /// Bytes of a sector as sysfs counts them, whatever the device's own are.
 const SYSFS_SECTOR_BYTES: u64 = 512;
@@ -35,6 +41,18 @@ pub(super) fn number(device: &str) -> Result<String, HostError> {
     Ok(format!("{}:{}", major(found.rdev()), minor(found.rdev())))
 }
 
+/// An open device keeps its number, and with it its name: both are given away only after the last one has closed it.
+pub(super) fn keep_name(device: &str) -> Result<KeptName, HostError> {
+    let path = device_path(device);
+    let file = open(&path, false, 0)?;
+    let found = file.metadata();
+    let number = found.map_err(|e| HostError::io("look at", path.display(), e))?;
+    Ok(KeptName {
+        major_minor: format!("{}:{}", major(number.rdev()), minor(number.rdev())),
+        open: Box::new(file),
+    })
+}
+
 pub(super) fn hold(
     device: &str,
     backend: Backend,
@@ -42,7 +60,7 @@ pub(super) fn hold(
     discovery: Discovery,
 ) -> Result<Box<dyn HeldDevice>, HostError> {
     let path = device_path(device);
-    let file = open(&path, true, libc::O_EXCL)?;
+    let file = open_exclusively(&path)?;
     let failed = |error| HostError::io("measure", path.display(), error);
     let found = file.metadata().map_err(failed)?;
     if !found.file_type().is_block_device() {
@@ -71,6 +89,18 @@ fn open(path: &Path, write: bool, flags: i32) -> Result<File, HostError> {
         .custom_flags(libc::O_DIRECT | flags)
         .open(path)
         .map_err(|error| HostError::io("open", path.display(), error))
+}
+
+/// A process that is gone may hold a device for a moment still, by a ring that is being torn down (kernel-notes/05), and
+/// tools that look for their own on it hold it for as long.
+fn open_exclusively(path: &Path) -> Result<File, HostError> {
+    for _ in 0..HOLD_TRIES {
+        match open(path, true, libc::O_EXCL) {
+            Err(error) if error.is_busy() => std::thread::sleep(HOLD_PAUSE),
+            opened => return opened,
+        }
+    }
+    open(path, true, libc::O_EXCL)
 }
 
 struct Held {
@@ -142,7 +172,17 @@ impl HeldDevice for Held {
         }
     }
 
-    fn secure(&self, warrant: &Warrant, how: Secure, begun: bool) -> Result<Secured, HostError> {
+    fn has_failed_to_sanitize(&self) -> Result<bool, HostError> {
+        let failed = self.eraser.has_failed_to_sanitize();
+        failed.map_err(|error| of_secure(&self.device, error))
+    }
+
+    fn secure(
+        &self,
+        warrant: &Warrant,
+        how: Secure,
+        begun: Option<&Begun>,
+    ) -> Result<Secured, HostError> {
         let secured = self.eraser.secure(warrant, how, begun);
         secured.map_err(|error| of_secure(&self.device, error))
     }
@@ -192,10 +232,12 @@ fn of_erase(device: &str, error: EraseError) -> HostError {
 fn of_secure(device: &str, error: SecureError) -> HostError {
     let cause = if error.is_refusal() {
         Cause::Unable(error.to_string())
+    } else if error.needs_a_person() {
+        Cause::Refused(error.to_string())
     } else if let SecureError::Command(_, source) = error {
         Cause::Io(source)
     } else {
-        Cause::Refused(error.to_string())
+        Cause::Io(io::Error::other(error))
     };
     HostError {
         verb: "erase",

@@ -1,5 +1,7 @@
 //! What is written to the Drive, and what is not: status by the smallest patch, and nothing that is so already.
 
+use std::sync::atomic::AtomicBool;
+
 use api::drive::{DriveCapacity, DriveStatus};
 use api::names::FINALIZER_DEVICE;
 use api::{Drive, DrivePhase, Reason};
@@ -28,7 +30,9 @@ impl Task {
         let Some(patch) = standing::patch(&self.stored, &self.status) else {
             return Ok(());
         };
-        objects::patch_status(&self.api, &self.id, &patch).await?;
+        let version = self.memory.latest.version();
+        let written = objects::patch_status(&self.api, &self.id, version, &patch).await?;
+        self.memory.latest.wrote(&written);
         self.stored = self.status.clone();
         self.ctx.metrics.status_writes.inc();
         Ok(())
@@ -64,7 +68,8 @@ impl Task {
     /// Writes the status if that is possible now.
     pub(super) async fn report(&mut self, status: DriveStatus) {
         match self.write(status).await {
-            Ok(()) | Err(WriteError::Gone(_)) => {}
+            // What is there now comes by the watch.
+            Ok(()) | Err(WriteError::Gone(_) | WriteError::Replaced(_)) => {}
             Err(error) => {
                 let error = anyhow::Error::new(error);
                 tracing::warn!(drive = self.id, error = format!("{error:#}"), reason = %Reason::ApiUnavailable, "A status could not be written; it is tried again");
@@ -105,13 +110,14 @@ impl Task {
             status.message = Reason::DriveInUse.meaning().to_owned();
             status.reason = Some(Reason::DriveInUse);
         }
-        self.vitals
+        self.memory
+            .vitals
             .get_or_insert_with(|| Vitals::new(Instant::now()));
         debug_assert!(matches!(
             status.phase,
             DrivePhase::Ready | DrivePhase::Failing
         ));
-        self.failures = 0;
+        self.memory.failures = 0;
         self.report(status).await;
     }
 
@@ -158,6 +164,7 @@ impl Task {
                 site: &ctx.site,
                 drive: &drive,
                 now: (ctx.clock)(),
+                cancel: &AtomicBool::new(false),
             };
             match apply.remember(&record) {
                 Ok(true) => ctx.registry.hear(&mounted.id, Said::of(&drive)),

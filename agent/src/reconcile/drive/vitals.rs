@@ -18,7 +18,7 @@ use crate::latency::{Round, Window};
 use crate::metrics::{OfDrive, OfDriveOp};
 use crate::records::probe_parts;
 use crate::registry::MountedDrive;
-use crate::worker::Lane;
+use crate::worker::{Lane, WorkerError};
 
 use super::Task;
 
@@ -97,7 +97,8 @@ impl Vitals {
 impl Task {
     /// Does what is due. Nothing, while the drive is not in use.
     pub(super) async fn vitals(&mut self) {
-        let (Some(mut vitals), Ok(drive)) = (self.vitals.take(), self.ctx.registry.get(&self.id))
+        let (Some(mut vitals), Ok(drive)) =
+            (self.memory.vitals.take(), self.ctx.registry.get(&self.id))
         else {
             return;
         };
@@ -114,7 +115,7 @@ impl Task {
                 self.round(&mut vitals, &drive).await;
             }
         }
-        self.vitals = Some(vitals);
+        self.memory.vitals = Some(vitals);
     }
 
     /// The cadence, shifted once by the drive's name, so that a node's drives do not all read at the same moment.
@@ -142,16 +143,20 @@ impl Task {
             let report = read(host.as_ref(), &device, &extents, seed)?;
             Ok((report, extents))
         };
-        let outcome = match self.worker.run(Lane::Long, ROUND_TIMEOUT, job).await {
-            Ok(outcome) => outcome.map_err(|error| error.sentence()),
-            Err(error) => Err(error.to_string()),
-        };
-        match outcome {
+        let outcome = self.worker.run(Lane::Long, ROUND_TIMEOUT, job).await;
+        match round_of(outcome) {
             Ok((report, extents)) => {
                 vitals.extents = extents;
                 self.take(vitals, &report).await;
             }
-            Err(error) => self.turn_health(vitals, Some(error)).await,
+            Err(Unread::Drive(error)) => self.turn_health(vitals, Some(error)).await,
+            Err(Unread::Agent(error)) => {
+                tracing::warn!(
+                    drive = self.id,
+                    error,
+                    "A round of health reads could not be made; that says nothing of the drive"
+                );
+            }
         }
     }
 
@@ -258,6 +263,28 @@ impl Task {
     }
 }
 
+/// Whose a failed round is.
+#[derive(Debug, PartialEq, Eq)]
+enum Unread {
+    /// The drive gave no answer, or a bad one.
+    Drive(String),
+    /// It was not asked.
+    Agent(String),
+}
+
+/// What a round came to: only what may be the drive's counts against it.
+fn round_of<T>(outcome: Result<Result<T, HostError>, WorkerError>) -> Result<T, Unread> {
+    let of = |drives, sentence| match drives {
+        true => Unread::Drive(sentence),
+        false => Unread::Agent(sentence),
+    };
+    match outcome {
+        Ok(Ok(round)) => Ok(round),
+        Ok(Err(error)) => Err(of(error.blames_drive(), error.sentence())),
+        Err(error) => Err(of(error.blames_drive(), error.to_string())),
+    }
+}
+
 /// Random reads of the probe file at depth 1.
 fn read(host: &dyn Host, device: &str, extents: &[Extent], seed: u64) -> Result<Report, HostError> {
     let workload = Workload {
@@ -277,4 +304,38 @@ fn read(host: &dyn Host, device: &str, extents: &[Extent], seed: u64) -> Result<
         cancel: &AtomicBool::new(false),
     };
     host.measure(device, run)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_the_drives_is_not_held_against_it() {
+        let io = |errno| {
+            Ok(Err(HostError::io(
+                "open",
+                "/dev/a",
+                std::io::Error::from_raw_os_error(errno),
+            )))
+        };
+        let refused = || Ok(Err(HostError::refused("measure", "/dev/a", "no ring")));
+        for (outcome, drives) in [
+            (io(libc::EIO), true),
+            (io(libc::ENXIO), true),
+            (io(libc::EMFILE), false),
+            (io(libc::ENOMEM), false),
+            // FIEMAP, where the file system does not know it.
+            (io(libc::EOPNOTSUPP), false),
+            (refused(), false),
+            (Err(WorkerError::Stuck), true),
+            (Err(WorkerError::TimedOut(30)), true),
+            (Err(WorkerError::Full), false),
+            (Err(WorkerError::Failed), false),
+        ] {
+            let said = format!("{outcome:?}");
+            let unread = round_of::<()>(outcome).unwrap_err();
+            assert_eq!(matches!(unread, Unread::Drive(_)), drives, "{said}");
+        }
+    }
 }

@@ -1,6 +1,11 @@
-//! What the kernel is given: an admin command as `linux/nvme_ioctl.h` has it.
+//! What the kernel is given: a command as `linux/nvme_ioctl.h` has it.
 
-/// An NVMe admin command: what of it differs from one to the next here.
+use super::SHORT_MS;
+
+/// Of the commands for data, not of the admin commands.
+const OPCODE_READ: u8 = 0x02;
+
+/// An NVMe command: what of it differs from one to the next here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AdminCommand {
     /// Opcode. Its two lowest bits say which way data go: 2 is from the drive.
@@ -11,6 +16,39 @@ pub(crate) struct AdminCommand {
     pub(crate) cdw10: u32,
     /// After so long the kernel calls it off.
     pub(crate) timeout_ms: u32,
+}
+
+/// A read of a namespace's first block, which has no metadata: the drive sends these bytes, and no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FirstBlock {
+    shift: u8,
+}
+
+impl FirstBlock {
+    /// From the Identify data of the namespace; `None` where its blocks have metadata or a size that is none.
+    pub(crate) fn of(namespace: &[u8]) -> Option<Self> {
+        let flbas = *namespace.get(26)?;
+        let format = usize::from(flbas & 0xf | (flbas >> 5 & 3) << 4);
+        let [metadata_low, metadata_high, shift, _] =
+            *namespace.get(128 + 4 * format..)?.first_chunk()?;
+        let plain = metadata_low == 0 && metadata_high == 0 && (9..=16).contains(&shift);
+        plain.then_some(Self { shift })
+    }
+
+    /// Bytes of it.
+    pub(crate) const fn bytes(self) -> usize {
+        1 << self.shift
+    }
+
+    /// What is sent: with all else 0, one block from the first on.
+    pub(crate) const fn command(self, namespace: u32) -> AdminCommand {
+        AdminCommand {
+            opcode: OPCODE_READ,
+            namespace,
+            cdw10: 0,
+            timeout_ms: SHORT_MS,
+        }
+    }
 }
 
 /// `struct nvme_passthru_cmd`.
@@ -45,5 +83,29 @@ impl Passthru {
             timeout_ms: command.timeout_ms,
             ..Self::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_is_known_from_its_format() {
+        // Format 0 of 512 bytes, 1 of 512 and 8 of metadata, 2 of 4096, 3 unused, 17 of 4096.
+        let mut namespace = vec![0; 4096];
+        for (format, metadata, shift) in [(0, 0, 9), (1, 8, 9), (2, 0, 12), (17, 0, 12)] {
+            namespace[128 + 4 * format] = metadata;
+            namespace[128 + 4 * format + 2] = shift;
+        }
+        let mut bytes = |flbas| {
+            namespace[26] = flbas;
+            FirstBlock::of(&namespace).map(FirstBlock::bytes)
+        };
+        assert_eq!(
+            [0, 1, 2, 3, 0b010_0001].map(&mut bytes),
+            [Some(512), None, Some(4096), None, Some(4096)]
+        );
+        assert_eq!(FirstBlock::of(&[]), None);
     }
 }

@@ -331,3 +331,28 @@ fn after_a_secure_erase_only_the_blank_device_itself_will_do() {
         |removal| Warrant::to_go_on_blank(OURS, removal, &blank).is_ok_and(|it| it.takes_claim());
     assert_eq!([false, true].map(takes_claim), [false, true]);
 }
+
+#[test]
+fn a_failed_sanitize_is_done_again_on_that_very_drive_alone() {
+    let again = |state, removal, found: &Found<'_>| {
+        Warrant::to_sanitize_again(OURS, removal, state, found).map(|it| it.takes_claim())
+    };
+    let mut unread = found();
+    unread.claim = Ok(None);
+    unread.file_system = None;
+    let (failed, reads) = ((true, true), (true, false));
+    assert_eq!(again(failed, false, &unread), Ok(false));
+    assert_eq!(again(failed, true, &unread), Ok(true));
+    // What can be read is looked at, whatever the drive says of its latest Sanitize.
+    for state in [reads, (false, true), (false, false)] {
+        assert!(again(state, false, &unread).is_err(), "{state:?}");
+    }
+    for (name, change, ..) in CASES {
+        let mut found = found();
+        change(&mut found);
+        if found.identity != OURS.identity || found.file_system.is_some() || found.claim != Ok(None)
+        {
+            assert!(again(failed, false, &found).is_err(), "{name}");
+        }
+    }
+}

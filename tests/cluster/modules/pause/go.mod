@@ -1,0 +1,3 @@
+module ringpv.io/tests/pause
+
+go 1.26.0

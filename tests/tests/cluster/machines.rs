@@ -1,0 +1,95 @@
+//! Emulated machines with NVMe drives as nodes: replicas spread over machines, sizes that are enforced, and a power cut.
+
+use serde_json::{Value, json};
+use tests::guest::Images;
+use tests::kubernetes::Machine;
+
+use crate::stage::{MIB, Stage, claim, stateful_set};
+
+const NAMES: [&str; 2] = ["machine-1", "machine-2"];
+/// The class of claims whose size is enforced; the native node's kernel cannot, and is passed over.
+const CLASS: &str = "enforced";
+/// What the volume's own folders may take of its size.
+const SLACK: u64 = 64 << 10;
+const PODS: [&str; 2] = ["spread-0", "spread-1"];
+
+pub(crate) fn story(stage: &Stage) {
+    let images = Images::new();
+    let mut machines = stage.machines(&NAMES, "1G", &images);
+    stage.class(
+        CLASS,
+        "WaitForFirstConsumer",
+        json!({"capacity-enforcement": "strict"}),
+    );
+    replicas_are_spread(stage);
+    a_size_is_enforced(stage);
+    the_power_goes(stage, &mut machines[..1]);
+    stage.clear();
+    for machine in machines {
+        stage.cluster.leave(machine);
+    }
+}
+
+/// Each replica gets a machine of its own, by the topology that its claim's volume has.
+fn replicas_are_spread(stage: &Stage) {
+    let mut set = stateful_set("spread", 2, &[claim("data", CLASS, "64Mi")]);
+    set["spec"]["template"]["spec"]["topologySpreadConstraints"] = json!([{
+        "maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": {"matchLabels": {"app": "spread"}},
+    }]);
+    stage.apply(&set);
+    stage.run(&PODS);
+    let mut nodes: Vec<Value> = PODS
+        .iter()
+        .map(|pod| stage.get("pod", pod)["spec"]["nodeName"].clone())
+        .collect();
+    nodes.sort_by_key(ToString::to_string);
+    assert_eq!(nodes, NAMES);
+}
+
+/// Whoever writes on is stopped at the volume's size, and again at the size that it grew to.
+fn a_size_is_enforced(stage: &Stage) {
+    is_full_at(stage, 64 * MIB);
+    let patch = json!({"spec": {"resources": {"requests": {"storage": "96Mi"}}}}).to_string();
+    stage.kubectl(&["patch", "pvc", "data-spread-0", "--patch", &patch]);
+    stage.cluster.until("the claim has grown", || {
+        stage.get("pvc", "data-spread-0")["status"]["capacity"]["storage"] == "96Mi"
+    });
+    is_full_at(stage, 96 * MIB);
+}
+
+fn is_full_at(stage: &Stage, bytes: u64) {
+    let size = "df -k /data | tail -n 1 | awk '{print $2}'";
+    let size = stage.sh("spread-0", size).ok().stdout;
+    assert_eq!(size.trim(), (bytes / 1024).to_string());
+    let full = stage.sh(
+        "spread-0",
+        "dd if=/dev/zero of=/data/much bs=4k count=40000",
+    );
+    assert!(
+        full.code != Some(0) && full.stderr.contains("No space left"),
+        "{full}"
+    );
+    let written = "sync; stat -c %s /data/much; rm /data/much";
+    let written = stage.sh("spread-0", written).ok().stdout;
+    let written: u64 = written.trim().parse().unwrap();
+    assert!(
+        (bytes - SLACK..=bytes).contains(&written),
+        "{written} bytes were taken by a volume of {bytes}"
+    );
+}
+
+/// What was synced is there when the power is back, in the same pod on the same machine.
+fn the_power_goes(stage: &Stage, machines: &mut [Machine]) {
+    let machine = &mut machines[0];
+    let on = |pod: &&str| stage.get("pod", pod)["spec"]["nodeName"] == machine.name();
+    let pod = PODS.into_iter().find(on).unwrap();
+    let write = "dd if=/dev/urandom of=/data/file bs=64k count=64 2>/dev/null; cd /data; sha256sum file >sum; sync";
+    stage.sh(pod, write).ok();
+    machine.cut();
+    let powered = stage.cluster.power_on(machines);
+    powered.unwrap_or_else(|error| panic!("{error:#}"));
+    stage.cluster.until("the pod runs again", || {
+        stage.sh(pod, "cd /data && sha256sum -c sum").code == Some(0)
+    });
+}

@@ -1,0 +1,259 @@
+//! What stories share: RingPV installed in a cluster, two drives, a class, and the words to make claims and pods.
+
+use serde_json::{Value, json};
+use tests::command::Outcome;
+use tests::guest::Images;
+use tests::kubernetes::{BUSYBOX, Kubernetes, Machine, NATIVE, Options};
+use tests::loopdev::LoopDevice;
+
+/// The class of most claims. This machine's kernel may have no project quota, without which a size is a promise only.
+pub(crate) const CLASS: &str = "local";
+const DRIVE_BYTES: u64 = 3 << 30;
+pub(crate) const MIB: u64 = 1 << 20;
+
+/// RingPV in a cluster, with drives that are ready.
+pub(crate) struct Stage {
+    pub(crate) cluster: Kubernetes,
+    pub(crate) drives: Vec<LoopDevice>,
+    _folder: tempfile::TempDir,
+}
+
+impl Stage {
+    /// A cluster with RingPV installed, and no drive yet.
+    pub(crate) fn installed() -> Self {
+        let cluster = Kubernetes::up(Options { audit: true });
+        let cluster = cluster.unwrap_or_else(|error| panic!("{error:#}"));
+        let loaded = cluster.load_ringpv(env!("CARGO_PKG_VERSION"));
+        loaded.unwrap_or_else(|error| panic!("{error:#}"));
+        // Not the folder for temporary files: it may be in memory.
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let drive = |number| {
+            LoopDevice::create(&folder.path().join(format!("drive-{number}")), DRIVE_BYTES)
+        };
+        let stage = Self {
+            cluster,
+            drives: (0..2).map(drive).collect(),
+            _folder: folder,
+        };
+        let installed = stage.install(&[]).ok();
+        println!("{installed}");
+        stage
+    }
+
+    /// `kubectl ringpv install`, with the flags that this cluster needs, and more.
+    pub(crate) fn install(&self, flags: &[&str]) -> Outcome {
+        let names: Vec<_> = self.drives.iter().map(LoopDevice::name).collect();
+        let devices = format!("--agent-flag=--devices={}", names.join(","));
+        let mut words = vec![devices.as_str(), "--agent-flag=--health-interval=5s"];
+        words.extend(flags);
+        self.cluster.install(&words)
+    }
+
+    /// Makes drives of both devices, as a person does, and the classes.
+    pub(crate) fn with_drives(&self) {
+        let names: Vec<_> = self.drives.iter().map(LoopDevice::name).collect();
+        self.cluster.until("both devices are seen", || {
+            let seen = self.cluster.ringpv(&["discover", "--overwrite"]).stdout;
+            names.iter().all(|name| seen.contains(name))
+        });
+        println!("{}", self.cluster.ringpv(&["init", "drives.yaml"]).ok());
+        self.class(CLASS, "WaitForFirstConsumer", json!({}));
+        self.class("immediate", "Immediate", json!({}));
+    }
+
+    /// Emulated machines as further nodes, each with two NVMe drives of a size, and made drives of RingPV.
+    pub(crate) fn machines(&self, names: &[&str], size: &str, images: &Images) -> Vec<Machine> {
+        self.install(&["--agent-flag=--devices=nvme{0...1}n1"]).ok();
+        let options: Vec<[String; 4]> = names
+            .iter()
+            .map(|name| {
+                let drive = |place: &str| images.spec(&format!("{name}-{place}"), size);
+                ["--nvme".into(), drive("a"), "--nvme".into(), drive("b")]
+            })
+            .collect();
+        let options: Vec<Vec<&str>> = options
+            .iter()
+            .map(|words| words.iter().map(String::as_str).collect())
+            .collect();
+        let wanted: Vec<(&str, &[&str])> = names
+            .iter()
+            .zip(&options)
+            .map(|(name, options)| (*name, options.as_slice()))
+            .collect();
+        let joined = self.cluster.join(&wanted);
+        let machines = joined.unwrap_or_else(|error| panic!("{error:#}"));
+        self.cluster.until("all their drives are seen", || {
+            let mut words = vec!["discover", "--overwrite"];
+            words.extend(names.iter().flat_map(|name| ["--node", name]));
+            let seen = self.cluster.ringpv(&words).stdout;
+            seen.matches("nvme").count() == 2 * names.len()
+        });
+        println!("{}", self.cluster.ringpv(&["init", "drives.yaml"]).ok());
+        machines
+    }
+
+    /// Makes a class that takes what the native node's kernel can do.
+    pub(crate) fn class(&self, name: &str, binding: &str, more: Value) {
+        let mut parameters = json!({"capacity-enforcement": "best-effort"});
+        for (key, value) in more.as_object().unwrap() {
+            parameters[key] = value.clone();
+        }
+        self.apply(&json!({
+            "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": name},
+            "provisioner": "ringpv.io", "allowVolumeExpansion": true, "volumeBindingMode": binding,
+            "parameters": parameters,
+        }));
+    }
+
+    pub(crate) fn apply(&self, object: &Value) {
+        self.cluster.apply(&object.to_string());
+    }
+
+    /// Makes a claim.
+    pub(crate) fn claim(&self, name: &str, class: &str, size: &str) {
+        self.apply(&claim(name, class, size));
+    }
+
+    /// What a command prints, that has to succeed.
+    pub(crate) fn kubectl(&self, words: &[&str]) -> String {
+        self.cluster.kubectl(words).ok().stdout
+    }
+
+    /// An object.
+    pub(crate) fn get(&self, kind: &str, name: &str) -> Value {
+        let text = self.kubectl(&["get", kind, name, "--output=json"]);
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// All objects of a kind in the default namespace, or of the cluster.
+    pub(crate) fn all(&self, kind: &str) -> Vec<Value> {
+        let text = self.kubectl(&["get", kind, "--output=json"]);
+        let list: Value = serde_json::from_str(&text).unwrap();
+        list["items"].as_array().unwrap().clone()
+    }
+
+    /// Waits until pods run.
+    pub(crate) fn run(&self, pods: &[&str]) {
+        for pod in pods {
+            self.cluster.until(&format!("pod {pod} runs"), || {
+                let ready = r#"--output=jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
+                self.cluster.kubectl(&["get", "pod", pod, ready]).stdout == "True"
+            });
+        }
+    }
+
+    /// Runs a shell's line in a pod.
+    pub(crate) fn sh(&self, pod: &str, line: &str) -> Outcome {
+        self.cluster.kubectl(&["exec", pod, "--", "sh", "-c", line])
+    }
+
+    /// Deletes objects, and waits until they are gone.
+    pub(crate) fn delete(&self, what: &[&str]) {
+        let mut words = vec!["delete", "--wait", "--ignore-not-found", "--timeout=100s"];
+        words.extend(what);
+        self.cluster.kubectl(&words).ok();
+    }
+
+    /// Deletes pods and claims of the default namespace, and waits until the volumes of those claims are gone.
+    pub(crate) fn clear(&self) {
+        self.delete(&["statefulset,pod", "--all", "--grace-period=1"]);
+        self.delete(&["pvc", "--all"]);
+        self.cluster
+            .until("no volume is left", || self.all("rvol").is_empty());
+    }
+
+    /// The only pod of the agents.
+    pub(crate) fn agent(&self) -> String {
+        let name = self.agent_if_any();
+        assert!(!name.is_empty(), "no agent runs on {NATIVE}");
+        name
+    }
+
+    /// The same, or nothing.
+    pub(crate) fn agent_if_any(&self) -> String {
+        let agents = [
+            "--namespace=ringpv",
+            "get",
+            "pods",
+            "--selector=app.kubernetes.io/component=agent",
+            "--field-selector=status.phase=Running",
+            "--output=jsonpath={.items[*].metadata.name}",
+        ];
+        let names = self.kubectl(&agents);
+        names.split(' ').next_back().unwrap_or_default().to_owned()
+    }
+
+    /// Waits until an event about an object says something.
+    pub(crate) fn told(&self, object: &str, words: &str) {
+        self.cluster
+            .until(&format!("an event of {object} says {words:?}"), || {
+                self.all("events").iter().any(|event| {
+                    event["involvedObject"]["name"] == object
+                        && event["message"]
+                            .as_str()
+                            .is_some_and(|it| it.contains(words))
+                })
+            });
+    }
+}
+
+/// A claim.
+pub(crate) fn claim(name: &str, class: &str, size: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name},
+        "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": class,
+                 "resources": {"requests": {"storage": size}}},
+    })
+}
+
+/// A pod of one container that runs a shell's line, with claims mounted at `/NAME`.
+pub(crate) fn pod(name: &str, claims: &[&str], line: &str) -> Value {
+    let volumes = claims
+        .iter()
+        .map(|claim| json!({"name": claim, "persistentVolumeClaim": {"claimName": claim}}));
+    let mounts = claims
+        .iter()
+        .map(|claim| json!({"name": claim, "mountPath": format!("/{claim}")}));
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+        "spec": {
+            "terminationGracePeriodSeconds": 1,
+            "containers": [container(line, mounts.collect())],
+            "volumes": volumes.collect::<Vec<_>>(),
+        },
+    })
+}
+
+/// A StatefulSet whose pods rest, each with claims of its own mounted at `/NAME`.
+pub(crate) fn stateful_set(name: &str, replicas: u32, claims: &[Value]) -> Value {
+    let mounts = claims.iter().map(|claim| {
+        let name = claim["metadata"]["name"].as_str().unwrap();
+        json!({"name": name, "mountPath": format!("/{name}")})
+    });
+    json!({
+        "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": name},
+        "spec": {
+            "serviceName": name, "replicas": replicas, "podManagementPolicy": "Parallel",
+            "selector": {"matchLabels": {"app": name}},
+            "template": {
+                "metadata": {"labels": {"app": name}},
+                "spec": {"terminationGracePeriodSeconds": 1, "containers": [container(REST, mounts.collect())]},
+            },
+            "volumeClaimTemplates": claims,
+        },
+    })
+}
+
+/// A container that runs a shell's line.
+pub(crate) fn container(line: &str, mounts: Vec<Value>) -> Value {
+    json!({"name": "main", "image": BUSYBOX, "imagePullPolicy": "Never", "command": ["sh", "-c", line],
+           "volumeMounts": mounts})
+}
+
+/// A line that waits for ever, and ends when it is told to.
+pub(crate) const REST: &str = "trap 'exit 0' TERM; while true; do sleep 1 & wait; done";
+
+/// The size that is promised to a volume.
+pub(crate) fn bytes_of(volume: &Value) -> u64 {
+    volume["spec"]["capacityBytes"].as_u64().unwrap()
+}

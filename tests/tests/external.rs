@@ -1,0 +1,110 @@
+//! Level external. Kubernetes' own end-to-end suite of storage drivers, against RingPV on emulated machines with NVMe
+//! drives, where a volume's size is enforced. `FOCUS=REGEX` runs only those of its cases.
+
+#![cfg(test)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tests::ginkgo::{Case, cases};
+use tests::guest::{Guest, Images};
+use tests::kubernetes::{NATIVE, Selection, refusal};
+use tests::tree::root;
+
+#[path = "cluster/stage.rs"]
+#[expect(dead_code, reason = "the stories of level cluster use the rest")]
+mod stage;
+use stage::Stage;
+
+const MACHINES: [&str; 2] = ["machine-1", "machine-2"];
+/// All that is about a driver that is not the suite's own.
+const FOCUS: &str = r"External.Storage";
+/// What takes a node away from all others, and what other systems need.
+const SKIP: &str = r"\[Disruptive\]|\[Feature:Windows\]|ntfs|\[Serial\]";
+const LIMIT: Duration = Duration::from_secs(4 * 3600);
+
+/// Why the suite may skip a case: a part of what it says then, and the reason, one a line.
+fn explained() -> Vec<(String, String)> {
+    let text = fs::read_to_string(root().join("tests/external/skips")).unwrap();
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| line.rsplit_once(": ").expect("SAID: why"))
+        .map(|(said, why)| (said.to_owned(), why.to_owned()))
+        .collect()
+}
+
+#[test]
+fn every_case_of_what_ringpv_declares() {
+    const TEST: &str = "every_case_of_what_ringpv_declares";
+    if let Some(why) = refusal().or_else(Guest::refusal) {
+        return tests::skip(TEST, &why);
+    }
+    let stage = Stage::installed();
+    let loaded = stage.cluster.load_suite();
+    loaded.unwrap_or_else(|error| panic!("{error:#}"));
+    let images = Images::new();
+    let machines = stage.machines(&MACHINES, "4G", &images);
+    let words = json!({"capacity-enforcement": "strict"});
+    stage.class("strict", "WaitForFirstConsumer", words);
+    // Its kernel may have no project quota.
+    stage.kubectl(&["cordon", NATIVE]);
+
+    let report = stage.cluster.path("suite.json");
+    let focus = std::env::var("FOCUS").unwrap_or_else(|_| FOCUS.to_owned());
+    let what = Selection {
+        focus: &focus,
+        skip: SKIP,
+        processes: 3,
+        limit: LIMIT,
+    };
+    let driver = root().join("tests/external/strict.yaml");
+    let outcome = stage.cluster.run_suite(&driver, what, &report).unwrap();
+    println!("{outcome}");
+    if let Some(keep) = std::env::var_os("REPORT") {
+        fs::copy(&report, keep).unwrap();
+    }
+    let text = fs::read_to_string(&report).unwrap();
+    let report: Value = serde_json::from_str(&text).unwrap();
+    judge(&report);
+    drop(machines);
+}
+
+fn judge(report: &Value) {
+    let mut passed = 0;
+    let mut failed = Vec::new();
+    let mut said = BTreeSet::new();
+    let mut skipped = 0;
+    for (name, Case { state, said: words }) in cases(report) {
+        match state.as_str() {
+            "passed" => passed += 1,
+            "pending" => {}
+            // Not selected.
+            "skipped" if words.is_empty() => {}
+            "skipped" => {
+                skipped += 1;
+                said.insert(words);
+            }
+            _ => failed.push(format!("{state}: {name}: {words}")),
+        }
+    }
+    println!(
+        "{passed} cases passed, {} failed, {skipped} skipped:",
+        failed.len()
+    );
+    let explained = explained();
+    let why = |words: &String| explained.iter().find(|(part, _)| words.contains(part));
+    for words in &said {
+        println!("  {words} -- {}", why(words).map_or("?", |(_, why)| why));
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+    let unexplained: Vec<_> = said.iter().filter(|words| why(words).is_none()).collect();
+    assert!(
+        unexplained.is_empty(),
+        "tests/external/skips does not explain: {unexplained:#?}"
+    );
+    assert!(passed > 0, "no case ran");
+    // The test itself counts as one.
+    println!("COUNTED: {} passed, 0 failed, 0 skipped", passed - 1);
+}
