@@ -29,7 +29,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// First and longest pause while the API does not answer.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// Parts of the status that others write.
-const OF_OTHERS: [&str; 2] = ["topology", "orphans"];
+const OF_OTHERS: [&str; 3] = ["topology", "orphans", "silentSince"];
 
 /// What does not change while the agent runs.
 #[derive(Clone, Debug, PartialEq, Eq)]

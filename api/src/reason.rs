@@ -124,6 +124,8 @@ reasons! {
     LatencyUnknown: "never measured, and the class sets a ceiling", "kubectl ringpv bench DRIVE";
     CapacityNotEnforced: "its kernel cannot enforce a volume's size", "a class with capacity-enforcement: best-effort";
     BeingRemoved: "being removed", "";
+    NodeSilent: "the agent of the node is not heard of", "look at the node, and at its agent's log; what is mounted there stays, and nothing is moved";
+    NodeHeard: "the agent of the node is heard of again", "";
 
     // ---- volumes and CSI ----
     Placed: "a drive was chosen", "";
@@ -142,6 +144,7 @@ reasons! {
     NameConflict: "a volume of another name has the same id", "use another name";
     VolumeConflict: "a volume of this name exists and is not what is asked for", "use another name, or ask for what it is";
     StillPublished: "still mounted somewhere", "unmount it first";
+    StillClaimed: "a PersistentVolume names the volume", "delete the claim, and the PersistentVolume where it stays";
     NotPublished: "not mounted there", "";
     NotStaged: "not mounted at its staging path", "the caller stages it first";
     TargetConflict: "something else is mounted there, or the same with other options", "unmount it first";

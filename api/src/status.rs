@@ -17,6 +17,7 @@ pub const fn code(reason: Reason) -> Code {
     match reason {
         R::Healthy
         | R::Ready
+        | R::NodeHeard
         | R::QuotaSupported
         | R::UringUsed
         | R::ThreadsFaster
@@ -57,6 +58,7 @@ pub const fn code(reason: Reason) -> Code {
         | R::LatencyUnknown
         | R::CapacityNotEnforced
         | R::NotReady
+        | R::NodeSilent
         | R::Unhealthy
         | R::OverAllocated
         | R::QuotaBypassed => Code::ResourceExhausted,
@@ -76,6 +78,7 @@ pub const fn code(reason: Reason) -> Code {
         | R::BenchmarkRunning => Code::Unavailable,
 
         R::StillPublished
+        | R::StillClaimed
         | R::NotStaged
         | R::EarlierData
         | R::RecordUnreadable

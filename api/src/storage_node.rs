@@ -1,4 +1,5 @@
-//! StorageNode: what a host has. Written by its agent alone; nobody wishes anything of it, so its spec is empty.
+//! StorageNode: what a host has. Written by its agent, but that the leader says when that falls silent; nobody wishes
+//! anything of it, so its spec is empty.
 
 #![expect(
     unreachable_pub,
@@ -35,6 +36,11 @@ use crate::{Condition, Reason};
     doc = "A host, its block devices and what may be done with each. Name: the node's name.",
     printcolumn(name = "Eligible", type_ = "integer", json_path = ".status.eligible"),
     printcolumn(name = "Drives", type_ = "integer", json_path = ".status.drives"),
+    printcolumn(
+        name = "Silent",
+        type_ = "date",
+        json_path = ".status.silentSince"
+    ),
     printcolumn(name = "IO", type_ = "string", json_path = ".status.ioBackend.name"),
     printcolumn(name = "Quota", type_ = "boolean", json_path = ".status.projectQuota"),
     printcolumn(
@@ -57,7 +63,7 @@ use crate::{Condition, Reason};
 )]
 pub struct StorageNodeSpec {}
 
-/// What the agent sees.
+/// What the agent sees, and whether it is heard of.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StorageNodeStatus {
@@ -87,6 +93,10 @@ pub struct StorageNodeStatus {
     /// Conditions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
+    /// Since when its agent is not heard of: the leader's word, absent while it is. No volume is placed there then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub silent_since: Option<Timestamp>,
 }
 
 /// How the agent touches devices.

@@ -1,6 +1,8 @@
 //! Builders of objects for tests, that read as sentences: `drive("d1").on("n1").tier(Hot).holds(100 << 30).build()`.
 
 use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::ObjectMeta;
 use std::collections::BTreeMap;
 
@@ -8,7 +10,7 @@ use crate::condition::{self, ConditionStatus, ConditionType};
 use crate::drive::{
     DeviceClaim, DriveCapacity, DriveLatency, Erase, HealthState, HealthVerdict, Transport,
 };
-use crate::names::{FINALIZER_DEVICE, FINALIZER_PLACEMENT, TOPOLOGY_NODE};
+use crate::names::{FINALIZER_DEVICE, FINALIZER_PLACEMENT, LEASE_AGENT_PREFIX, TOPOLOGY_NODE};
 use crate::volume::Target;
 use crate::{
     AccessTier, Drive, DrivePhase, DriveSpec, Fingerprint, LatencySummary, Reason, StorageNode,
@@ -338,12 +340,29 @@ pub fn node(name: &str, segments: &[(&str, &str)]) -> StorageNode {
     StorageNode {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
+            uid: Some(format!("uid-of-{name}")),
             ..ObjectMeta::default()
         },
         spec: StorageNodeSpec {},
         status: Some(StorageNodeStatus {
             topology,
             ..StorageNodeStatus::default()
+        }),
+    }
+}
+
+/// The Lease of a node's agent, renewed at a time.
+#[must_use]
+pub fn lease(node: &str, renewed: Timestamp) -> Lease {
+    Lease {
+        metadata: ObjectMeta {
+            name: Some(format!("{LEASE_AGENT_PREFIX}{node}")),
+            ..ObjectMeta::default()
+        },
+        spec: Some(LeaseSpec {
+            lease_duration_seconds: Some(180),
+            renew_time: Some(MicroTime(renewed)),
+            ..LeaseSpec::default()
         }),
     }
 }

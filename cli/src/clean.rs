@@ -1,6 +1,7 @@
 //! `clean VOLUME`: destroys, by name, volumes that nobody uses any more: those that have an object, and those of which
 //! only the directory on the drive is left (orphans). Setting `spec.release` is the only word that permits destruction;
-//! an orphan gets its object again for it, so that there is one way and no other.
+//! an orphan gets its object again for it, so that there is one way and no other. What a PersistentVolume still names is
+//! refused: a claim counts on it, though no pod runs.
 
 use api::storage_node::Orphan;
 use api::{Bytes, Reason, StorageNode, Volume};
@@ -13,6 +14,7 @@ use crate::adopt::volume_of;
 use crate::advice::{Hint, Refusal, Stop};
 use crate::args::{Confirm, DryRun};
 use crate::change;
+use crate::claimed::Claimed;
 use crate::confirm::{self, Target};
 use crate::select::short;
 use crate::session::{Inventory, Session};
@@ -67,9 +69,11 @@ impl Waste {
 /// Runs `clean`.
 pub(crate) async fn run(session: &mut Session, args: &CleanArgs) -> Result<(), Stop> {
     let inventory = session.inventory().await?;
+    let claimed = Claimed::ask(session).await?.unwrap_or_default();
     let (mut waste, mut refusals) = (Vec::new(), Vec::new());
     for name in &args.names {
-        match find(name, &inventory) {
+        let found = find(name, &inventory);
+        match found.and_then(|found| claimed.refusal(name).map_or(Ok(found), Err)) {
             Ok(found) => waste.push(found),
             Err(refusal) => refusals.push(refusal),
         }

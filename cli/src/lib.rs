@@ -21,6 +21,7 @@ mod args;
 mod bench;
 mod change;
 mod chart;
+mod claimed;
 mod class;
 mod clean;
 mod complete;

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use api::names::{LABEL_DRIVE, MANAGER_CONTROLLER, NAMESPACE};
 use api::serve::faults;
-use api::{Drive, Volume};
+use api::{Drive, StorageNode, Volume};
 use futures::StreamExt as _;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Api;
@@ -22,7 +23,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::health::Judgement;
 use crate::leader::{CallError, Leader, call, patch_params, post_params};
 use crate::lease::PLACING_WRITE_TIMEOUT;
-use crate::lifecycle::{Effect, Notice};
+use crate::lifecycle::{Effect, Notice, silence_notice};
 
 /// Effects that wait at most.
 const QUEUE_MAX: usize = 1_024;
@@ -39,6 +40,7 @@ fn key(effect: &Effect) -> Option<Key> {
         Effect::Finalizers { drive, .. } => Some(("finalizers", drive.clone())),
         Effect::Place { volume, .. } => Some(("place", volume.clone())),
         Effect::Verdict(judgement) => Some(("verdict", judgement.drive.to_string())),
+        Effect::Silence { node, .. } => Some(("silence", node.clone())),
         Effect::Tell(_) => None,
     }
 }
@@ -121,6 +123,7 @@ async fn write(leader: &Leader, effect: Effect) {
             placement,
         } => write_place(leader, volume, uid, placement).await,
         Effect::Verdict(judgement) => write_verdict(leader, judgement).await,
+        Effect::Silence { node, uid, since } => write_silence(leader, node, uid, *since).await,
         Effect::Tell(notice) => write_event(leader, notice).await,
     };
     match result {
@@ -226,6 +229,23 @@ async fn write_verdict(leader: &Leader, judgement: &Judgement) -> Result<(), Cal
         }
     }
     Ok(())
+}
+
+async fn write_silence(
+    leader: &Leader,
+    node: &str,
+    uid: &str,
+    since: Option<Timestamp>,
+) -> Result<(), CallError> {
+    let patch = json!({ "metadata": { "uid": uid }, "status": { "silentSince": since } });
+    let nodes: Api<StorageNode> = Api::all(leader.client.clone());
+    let (params, patch) = (patch_params(), Patch::Merge(&patch));
+    let written = nodes.patch_status(node, &params, &patch);
+    let written = faults::around("silence", call(WRITE_TIMEOUT, written)).await?;
+    leader.inventory().apply_node(&written);
+    let notice = silence_notice(node, uid, since.is_some());
+    tracing::warn!(node, reason = %notice.reason, message = notice.message, "a node's agent is not heard of, or is again");
+    write_event(leader, &notice).await
 }
 
 /// A merge patch leaves alone what it does not name, so what is unknown is named.

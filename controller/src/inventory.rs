@@ -13,21 +13,28 @@
 //! ```
 
 mod entry;
+mod heard;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use api::{AccessTier, Drive, StorageNode, Volume};
 use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
 
 pub use self::entry::{DriveEntry, KernelLatency, ReadLatency, Usage, VolumeEntry};
+use self::heard::Heard;
 use crate::placement::tier_index;
 
 /// A node: its topology and its drives.
 #[derive(Clone, Debug, Default)]
 pub struct NodeEntry {
+    /// UID of its object; empty where there is none.
+    pub uid: String,
     /// Zone, region and the like.
     pub topology: BTreeMap<String, String>,
+    /// Since when its agent is not heard of.
+    pub silent_since: Option<Timestamp>,
     /// Bytes of data without an object, by drive and volume.
     orphans: BTreeMap<String, BTreeMap<String, u64>>,
     drives: BTreeMap<Arc<str>, DriveEntry>,
@@ -97,6 +104,8 @@ pub struct Inventory {
     node_of_drive: BTreeMap<Arc<str>, Arc<str>>,
     volumes: BTreeMap<String, Slot>,
     volumes_of_drive: BTreeMap<Arc<str>, BTreeSet<String>>,
+    /// By node.
+    heard: BTreeMap<String, Heard>,
     references: OnceLock<References>,
 }
 
@@ -115,7 +124,9 @@ impl Inventory {
             of_drive.insert(orphan.volume, orphan.capacity_bytes);
         }
         let entry = self.node_entry(name);
+        entry.uid = node.metadata.uid.clone().unwrap_or_default();
         entry.topology = status.topology;
+        entry.silent_since = status.silent_since;
         let before = std::mem::replace(&mut entry.orphans, orphans.clone());
         for drive in before.keys().chain(orphans.keys()) {
             self.recount(drive);
@@ -125,7 +136,9 @@ impl Inventory {
     /// A StorageNode is gone; its drives stay known.
     pub fn remove_node(&mut self, name: &str) {
         if let Some(node) = self.nodes.get_mut(name) {
+            node.uid.clear();
             node.topology.clear();
+            node.silent_since = None;
         }
         self.forget_empty_node(name);
     }
@@ -178,6 +191,31 @@ impl Inventory {
             };
             slot.promised = slot.promised.take().filter(|promise| !same(promise));
         });
+    }
+
+    /// The Lease of a node's agent as it is `now`.
+    pub fn hear(&mut self, node: &str, lease: &Lease, now: Timestamp) {
+        let heard = Heard::new(lease, self.heard.get(node), now);
+        self.heard.insert(node.to_owned(), heard);
+    }
+
+    /// The Lease of a node's agent is gone: nothing is known then.
+    pub fn forget_lease(&mut self, node: &str) {
+        self.heard.remove(node);
+    }
+
+    /// Nodes of whose agents something was heard.
+    pub fn heard(&self) -> impl Iterator<Item = &str> {
+        self.heard.keys().map(String::as_str)
+    }
+
+    /// Nodes whose agents fell silent (true) or are heard of again (false), as far as their objects do not say so yet.
+    pub fn turns(&self, now: Timestamp) -> impl Iterator<Item = (&str, &NodeEntry, bool)> {
+        self.nodes.iter().filter_map(move |(name, node)| {
+            let heard = self.heard.get(&**name)?;
+            let silent = heard.turn(node.silent_since, now)?;
+            (!node.uid.is_empty()).then_some((&**name, node, silent))
+        })
     }
 
     // ---- what is promised ----
@@ -239,6 +277,14 @@ impl Inventory {
         self.nodes
             .get_key_value(name)
             .map(|(name, node)| (&**name, node))
+    }
+
+    /// Whether a node's agent is not heard of.
+    #[must_use]
+    pub fn is_silent(&self, node: &str) -> bool {
+        self.nodes
+            .get(node)
+            .is_some_and(|node| node.silent_since.is_some())
     }
 
     /// All drives.
@@ -306,7 +352,7 @@ impl Inventory {
     }
 
     fn forget_empty_node(&mut self, name: &str) {
-        let empty = |node: &NodeEntry| node.drives.is_empty() && node.topology.is_empty();
+        let empty = |node: &NodeEntry| node.drives.is_empty() && node.uid.is_empty();
         if self.nodes.get(name).is_some_and(empty) {
             self.nodes.remove(name);
         }

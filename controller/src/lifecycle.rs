@@ -9,6 +9,8 @@
 //! | an inline Volume without a drive | a drive of its node is chosen, promised, written |
 //! | the same, and nothing fits | people are told why; tried again when something changes, at the latest after a while |
 //! | more promised on a Drive than it holds | people are told, once |
+//! | an agent whose Lease is not renewed in time | its node is marked silent, and takes no volumes; people are told |
+//! | the same, renewed again | the mark is taken away; people are told |
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -48,6 +50,15 @@ pub enum Effect {
     },
     /// A drive's health.
     Verdict(Judgement),
+    /// Since when a node's agent is not heard of; nothing where it is again.
+    Silence {
+        /// Node.
+        node: String,
+        /// UID of its object.
+        uid: String,
+        /// As it is to be.
+        since: Option<Timestamp>,
+    },
     /// A word to people.
     Tell(Notice),
 }
@@ -55,7 +66,7 @@ pub enum Effect {
 /// A word to people about one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
-    /// `Drive` or `Volume`.
+    /// `Drive`, `Volume` or `StorageNode`.
     pub kind: &'static str,
     /// Name.
     pub name: String,
@@ -93,6 +104,13 @@ impl Lifecycle {
         may_place: bool,
     ) -> Vec<Effect> {
         let mut effects = Vec::new();
+        for (name, node, silent) in inventory.turns(now) {
+            effects.push(Effect::Silence {
+                node: name.to_owned(),
+                uid: node.uid.clone(),
+                since: silent.then_some(now),
+            });
+        }
         for drive in inventory.drives() {
             effects.extend(finalizers(drive, inventory.volumes_on(&drive.name)));
             effects.extend(self.held_drive(drive, inventory.volumes_on(&drive.name)));
@@ -254,11 +272,31 @@ pub fn health_notice(drive: &DriveEntry, judgement: &Judgement) -> Notice {
     }
 }
 
+/// What people are told of an agent that fell silent, or is heard of again.
+#[must_use]
+pub fn silence_notice(node: &str, uid: &str, silent: bool) -> Notice {
+    let (reason, message) = match silent {
+        true => (
+            Reason::NodeSilent,
+            "its agent has not renewed its Lease; no volume is placed here until it does",
+        ),
+        false => (Reason::NodeHeard, Reason::NodeHeard.meaning()),
+    };
+    Notice {
+        kind: "StorageNode",
+        name: node.to_owned(),
+        uid: uid.to_owned(),
+        reason,
+        message: message.to_owned(),
+        warning: silent,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use api::names::FINALIZER_DEVICE;
-    use api::testing::{DriveBuilder, drive, noon, volume};
+    use api::testing::{DriveBuilder, drive, lease, node, noon, volume};
 
     fn inventory(drives: Vec<DriveBuilder>) -> Inventory {
         let mut inventory = Inventory::default();
@@ -276,7 +314,10 @@ mod tests {
     fn reasons(effects: &[Effect]) -> Vec<Reason> {
         let reason = |effect: &Effect| match effect {
             Effect::Tell(notice) => Some(notice.reason),
-            Effect::Finalizers { .. } | Effect::Place { .. } | Effect::Verdict(_) => None,
+            Effect::Finalizers { .. }
+            | Effect::Place { .. }
+            | Effect::Verdict(_)
+            | Effect::Silence { .. } => None,
         };
         effects.iter().filter_map(reason).collect()
     }
@@ -407,5 +448,50 @@ mod tests {
             inventory.remove_volume("v");
             assert_eq!(step(&mut lifecycle, &mut inventory, 2), []);
         }
+    }
+
+    #[test]
+    fn a_silent_node_is_marked_and_takes_no_volumes() {
+        let at = |seconds| noon() + SignedDuration::from_secs(seconds);
+        let mut inventory = inventory(vec![drive("d1").on("n1"), drive("d2").on("n2")]);
+        for name in ["n1", "n2"] {
+            inventory.apply_node(&node(name, &[]));
+            inventory.hear(name, &lease(name, at(0)), at(0));
+        }
+        let mut lifecycle = Lifecycle::default();
+        assert_eq!(step(&mut lifecycle, &mut inventory, 180), []);
+        inventory.hear("n2", &lease("n2", at(150)), at(150));
+        let effects = step(&mut lifecycle, &mut inventory, 181);
+        let silence = |since| Effect::Silence {
+            node: "n1".to_owned(),
+            uid: "uid-of-n1".to_owned(),
+            since,
+        };
+        assert_eq!(effects, [silence(Some(at(181)))]);
+        let mut marked = node("n1", &[]);
+        marked.status.get_or_insert_default().silent_since = Some(at(181));
+        inventory.apply_node(&marked);
+        assert_eq!(step(&mut lifecycle, &mut inventory, 182), []);
+
+        let request = Request {
+            name: "v".to_owned(),
+            bytes: 1,
+            class: Class::default(),
+            places: Places::default(),
+            now: at(182),
+        };
+        let chosen = |inventory: &Inventory| {
+            let placement = place(&request, inventory, Policy::default());
+            placement.map(|placement| placement.chosen.node)
+        };
+        assert_eq!(chosen(&inventory), Ok("n2".to_owned()));
+        inventory.remove_drive("d2");
+        assert_eq!(
+            chosen(&inventory).unwrap_err().to_string(),
+            "1 drive: 1 on silent nodes"
+        );
+
+        inventory.hear("n1", &lease("n1", at(190)), at(190));
+        assert_eq!(step(&mut lifecycle, &mut inventory, 190), [silence(None)]);
     }
 }

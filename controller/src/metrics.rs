@@ -162,6 +162,8 @@ impl Collector for InventoryMetrics {
         let mut drives = Vec::new();
         let mut phases: BTreeMap<&'static str, i64> = BTreeMap::new();
         let mut volumes: i64 = 0;
+        // Both are always told: none is a figure, too.
+        let mut nodes = BTreeMap::from([("heard", 0_i64), ("silent", 0)]);
         {
             let inventory = leader.inventory();
             for drive in inventory.drives() {
@@ -174,6 +176,10 @@ impl Collector for InventoryMetrics {
                 ));
                 *phases.entry(phase_name(drive.phase)).or_default() += 1;
             }
+            for (_, node) in inventory.nodes() {
+                let agent = if node.silent_since.is_some() { "silent" } else { "heard" };
+                *nodes.entry(agent).or_default() += 1;
+            }
             volumes += inventory.volumes().map(|_| 1_i64).sum::<i64>();
         }
         encode_allocated(&mut encoder, &drives)?;
@@ -182,6 +188,12 @@ impl Collector for InventoryMetrics {
             encoder.encode_descriptor("ringpv_drives", "Drives, by phase", None, gauge())?;
         for (phase, count) in phases {
             let labels = [("phase", phase)];
+            ConstGauge::new(count).encode(family.encode_family(&labels)?)?;
+        }
+        let help = "Nodes, by whether their agents are heard of";
+        let mut family = encoder.encode_descriptor("ringpv_nodes", help, None, gauge())?;
+        for (agent, count) in nodes {
+            let labels = [("agent", agent)];
             ConstGauge::new(count).encode(family.encode_family(&labels)?)?;
         }
         let help = "Volumes, promised ones included";

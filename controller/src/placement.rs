@@ -21,7 +21,7 @@ use api::names::TOPOLOGY_NODE;
 use api::volume::{Placement, Refusals};
 use api::{AccessTier, Bytes, Reason};
 
-use self::filter::{FILTERS, WRONG_TOPOLOGY, short};
+use self::filter::{FILTERS, NODE_SILENT, WRONG_TOPOLOGY, short};
 use self::request::{Places, Request, Segments};
 use self::score::Scores;
 use crate::inventory::{DriveEntry, Inventory, NodeEntry};
@@ -222,6 +222,7 @@ fn walk<'i>(
         for drive in node.drives() {
             let verdict = match rank {
                 None => Err(WRONG_TOPOLOGY.0),
+                Some(_) if node.silent_since.is_some() => Err(NODE_SILENT.0),
                 Some(rank) => query.refusal(drive).map_or(Ok(rank), Err),
             };
             see(drive, verdict);

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::names::NAMESPACE;
 use api::serve::admin::{self, Admin};
 use api::serve::calls::Calls;
 use api::serve::identity::IdentityService;
@@ -17,6 +18,7 @@ use api::serve::socket::{self, SocketError};
 use api::serve::{Readiness, socket::SocketFile};
 use api::{Drive, StorageNode, Volume};
 use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client};
 use tokio::net::TcpListener;
@@ -307,6 +309,14 @@ async fn lead(
             Api::all(client.clone()),
             leader.clone(),
             changed.clone(),
+            synced.clone(),
+            over.clone(),
+        )),
+        // A renewal changes nothing: that one is missing shows at the next look.
+        tokio::spawn(watching::watch::<Lease>(
+            Api::namespaced(client.clone(), NAMESPACE),
+            leader.clone(),
+            Arc::default(),
             synced,
             over.clone(),
         )),
@@ -350,7 +360,10 @@ async fn look(leader: &Leader, queue: &Queue, changed: &Notify) {
         for effect in effects {
             let placed = match &effect {
                 Effect::Place { volume, .. } => Some(volume.clone()),
-                Effect::Finalizers { .. } | Effect::Verdict(_) | Effect::Tell(_) => None,
+                Effect::Finalizers { .. }
+                | Effect::Verdict(_)
+                | Effect::Silence { .. }
+                | Effect::Tell(_) => None,
             };
             // An effect of the same volume under way holds the promise itself.
             if !queue.offer(effect)

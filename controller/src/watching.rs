@@ -5,8 +5,11 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use api::names::LEASE_AGENT_PREFIX;
 use api::{Drive, StorageNode, Volume};
 use futures::TryStreamExt as _;
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Resource, ResourceExt as _};
@@ -23,13 +26,14 @@ pub struct Synced {
     nodes: bool,
     drives: bool,
     volumes: bool,
+    leases: bool,
 }
 
 impl Synced {
     /// Whether all have.
     #[must_use]
     pub const fn is_complete(&self) -> bool {
-        self.nodes && self.drives && self.volumes
+        self.nodes && self.drives && self.volumes && self.leases
     }
 }
 
@@ -38,7 +42,7 @@ pub trait Tracked:
     Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static
 {
     /// As it is now.
-    fn apply(&self, inventory: &mut Inventory);
+    fn apply(&self, inventory: &mut Inventory, now: Timestamp);
     /// Gone.
     fn remove(name: &str, inventory: &mut Inventory);
     /// All that are known.
@@ -48,7 +52,7 @@ pub trait Tracked:
 }
 
 impl Tracked for StorageNode {
-    fn apply(&self, inventory: &mut Inventory) {
+    fn apply(&self, inventory: &mut Inventory, _now: Timestamp) {
         inventory.apply_node(self);
     }
 
@@ -66,7 +70,7 @@ impl Tracked for StorageNode {
 }
 
 impl Tracked for Drive {
-    fn apply(&self, inventory: &mut Inventory) {
+    fn apply(&self, inventory: &mut Inventory, _now: Timestamp) {
         inventory.apply_drive(self);
     }
 
@@ -87,7 +91,7 @@ impl Tracked for Drive {
 }
 
 impl Tracked for Volume {
-    fn apply(&self, inventory: &mut Inventory) {
+    fn apply(&self, inventory: &mut Inventory, _now: Timestamp) {
         inventory.apply_volume(self);
     }
 
@@ -107,13 +111,45 @@ impl Tracked for Volume {
     }
 }
 
+/// The Leases of agents; there are others beside them.
+impl Tracked for Lease {
+    fn apply(&self, inventory: &mut Inventory, now: Timestamp) {
+        let name = self.name_any();
+        if let Some(node) = name.strip_prefix(LEASE_AGENT_PREFIX) {
+            inventory.hear(node, self, now);
+        }
+    }
+
+    fn remove(name: &str, inventory: &mut Inventory) {
+        if let Some(node) = name.strip_prefix(LEASE_AGENT_PREFIX) {
+            inventory.forget_lease(node);
+        }
+    }
+
+    fn names(inventory: &Inventory) -> Vec<String> {
+        let nodes = inventory.heard();
+        nodes
+            .map(|node| format!("{LEASE_AGENT_PREFIX}{node}"))
+            .collect()
+    }
+
+    fn mark(synced: &mut Synced) -> &mut bool {
+        &mut synced.leases
+    }
+}
+
 /// Takes one event. `listed` are the names of the list under way.
-pub fn take<K: Tracked>(event: Event<K>, inventory: &mut Inventory, listed: &mut BTreeSet<String>) {
+pub fn take<K: Tracked>(
+    event: Event<K>,
+    inventory: &mut Inventory,
+    listed: &mut BTreeSet<String>,
+    now: Timestamp,
+) {
     match event {
         Event::Init => listed.clear(),
         Event::InitApply(object) => {
             listed.insert(object.name_any());
-            object.apply(inventory);
+            object.apply(inventory, now);
         }
         Event::InitDone => {
             for name in K::names(inventory) {
@@ -123,7 +159,7 @@ pub fn take<K: Tracked>(event: Event<K>, inventory: &mut Inventory, listed: &mut
             }
             listed.clear();
         }
-        Event::Apply(object) => object.apply(inventory),
+        Event::Apply(object) => object.apply(inventory, now),
         Event::Delete(object) => K::remove(&object.name_any(), inventory),
     }
 }
@@ -147,7 +183,8 @@ pub async fn watch<K: Tracked>(
         match event {
             Ok(Some(event)) => {
                 let done = matches!(event, Event::InitDone);
-                take(event, &mut leader.inventory(), &mut listed);
+                let now = leader.now();
+                take(event, &mut leader.inventory(), &mut listed, now);
                 if done {
                     synced.send_modify(|synced| *K::mark(synced) = true);
                 }
@@ -174,7 +211,7 @@ mod tests {
         let mut inventory = Inventory::default();
         let mut listed = BTreeSet::new();
         let mut see = |event: Event<Volume>, inventory: &mut Inventory| {
-            take(event, inventory, &mut listed);
+            take(event, inventory, &mut listed, noon());
         };
         inventory.apply_drive(&drive("d").build());
         for name in ["a", "b"] {

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::reader::{Reader, kernel_name};
 use super::sysfs::{self, SysfsError};
-use super::watcher::{self, Watcher, same};
+use super::watcher::{Watcher, same};
 use super::{Seen, Snapshot, judge_all, mounts};
 use crate::uevent::{Change, Events};
 
@@ -81,21 +81,15 @@ impl Discovery {
         let (hints, changes) = mpsc::unbounded_channel();
         let events =
             Events::start(&reader.root.proc, hints.clone()).map_err(DiscoveryError::Events)?;
+        let ring_ended = prober.ring_ended();
+        let of = Arc::clone(&reader);
+        let mut watcher = Watcher::new(of, prober, publish, drives_seen, events);
         // What changes from here on is told; so what changes before is seen.
-        let survey = watcher::survey(&reader).await?;
-        if !survey.sees_host_mounts {
+        watcher.survey().await?;
+        if !watcher.sees_host_mounts() {
             let path = reader.root.proc.join("1/mountinfo");
             tracing::warn!(path = %path.display(), "the host's mounts are not visible, only our own; run in the host's PID namespace");
         }
-        let ring_ended = prober.ring_ended();
-        let watcher = Watcher::new(
-            Arc::clone(&reader),
-            prober,
-            survey,
-            publish,
-            drives_seen,
-            events,
-        );
         let task = tokio::spawn(watcher.run(changes));
         snapshots
             .wait_for(|snapshot| snapshot.generation > 0)
@@ -156,7 +150,7 @@ impl Discovery {
     pub fn reprobe(&self, device: &str) -> Result<Seen, ReprobeError> {
         let name = kernel_name(device).to_owned();
         let before = self.snapshot();
-        let mut survey = self.reader.survey()?;
+        let mut survey = self.reader.survey(|_| ())?;
         for (other, facts) in &mut survey.facts {
             if let Some(seen) = before
                 .devices

@@ -30,14 +30,14 @@ pub struct Survey {
 }
 
 impl Reader {
-    /// All facts but what devices hold.
+    /// All facts but what devices hold; each device is told of at once, but for its `partitions`.
     ///
     /// # Errors
     /// sysfs cannot be read.
-    pub fn survey(&self) -> Result<Survey, SysfsError> {
+    pub fn survey(&self, tell: impl FnMut(&DeviceFacts)) -> Result<Survey, SysfsError> {
         let usage = mounts::read(&self.root.proc, &self.root.dev);
         Ok(Survey {
-            facts: sysfs::read_all(&self.root, &usage)?,
+            facts: sysfs::read_all(&self.root, &usage, tell)?,
             sees_host_mounts: usage.of_host,
         })
     }

@@ -55,11 +55,16 @@ pub struct SysfsError {
 }
 
 /// Facts of all block devices but those that have nothing behind them (loop and network devices that are not
-/// attached), by kernel name. `media` is [`Media::Unread`] in all.
+/// attached), by kernel name. `media` is [`Media::Unread`] in all. Each device is told of as soon as its own facts are
+/// known; only its `partitions` come later.
 ///
 /// # Errors
 /// The list of devices could not be read. A device that goes away meanwhile is just not there.
-pub fn read_all(root: &Root, usage: &Usage) -> Result<BTreeMap<String, DeviceFacts>, SysfsError> {
+pub fn read_all(
+    root: &Root,
+    usage: &Usage,
+    mut tell: impl FnMut(&DeviceFacts),
+) -> Result<BTreeMap<String, DeviceFacts>, SysfsError> {
     let path = root.sys.join("class/block");
     let failed = |source| SysfsError {
         path: path.clone(),
@@ -73,6 +78,7 @@ pub fn read_all(root: &Root, usage: &Usage) -> Result<BTreeMap<String, DeviceFac
             .to_str()
             .and_then(|name| read_one(root, usage, name));
         if let Some(facts) = facts {
+            tell(&facts);
             all.insert(facts.name.clone(), facts);
         }
     }

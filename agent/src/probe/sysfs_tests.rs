@@ -24,7 +24,7 @@ fn with<'a>(more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
 }
 
 fn facts(machine: &Machine) -> BTreeMap<String, DeviceFacts> {
-    read_all(&machine.root(), &Usage::default()).unwrap()
+    read_all(&machine.root(), &Usage::default(), |_| ()).unwrap()
 }
 
 #[test]
@@ -335,7 +335,7 @@ fn mounts_and_swaps_come_with_the_facts() {
     let root = machine.root();
     let usage = mounts::read(&root.proc, &root.dev);
     assert!(usage.of_host);
-    let all = read_all(&root, &usage).unwrap();
+    let all = read_all(&root, &usage, |_| ()).unwrap();
     assert_eq!(
         all["vda"].mounts,
         [PathBuf::from("/"), PathBuf::from("/mine")]

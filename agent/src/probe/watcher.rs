@@ -55,15 +55,6 @@ fn medium(facts: &DeviceFacts) -> Medium {
     (facts.major_minor.clone(), facts.diskseq, facts.size_bytes)
 }
 
-/// All facts but contents.
-pub(super) async fn survey(reader: &Arc<Reader>) -> Result<Survey, SysfsError> {
-    let reader = Arc::clone(reader);
-    match tokio::task::spawn_blocking(move || reader.survey()).await {
-        Ok(survey) => survey,
-        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
-    }
-}
-
 /// Contents that are known.
 struct Known {
     medium: Medium,
@@ -121,7 +112,6 @@ impl Watcher {
     pub(super) fn new(
         reader: Arc<Reader>,
         prober: Prober,
-        survey: Survey,
         publish: watch::Sender<Arc<Snapshot>>,
         drives: watch::Receiver<BTreeSet<String>>,
         events: Events,
@@ -132,7 +122,7 @@ impl Watcher {
             prober,
             publish,
             drives,
-            survey,
+            survey: Survey::default(),
             known: BTreeMap::new(),
             serials: BTreeMap::new(),
             reads: JoinSet::new(),
@@ -150,8 +140,6 @@ impl Watcher {
 
     /// Watches until it is stopped.
     pub(super) async fn run(mut self, mut changes: mpsc::UnboundedReceiver<Change>) {
-        self.watch_writes();
-        self.begin_reads();
         if self.reading.is_empty() {
             self.hold = None;
             self.publish();
@@ -219,17 +207,12 @@ impl Watcher {
             return;
         }
         self.look_at = None;
-        match survey(&self.reader).await {
-            Ok(survey) => self.survey = survey,
-            Err(error) => {
-                tracing::warn!(error = %error, "the devices cannot be listed; tried again");
-                self.look_at = Some(now + RETRY.0);
-                return;
-            }
-        }
-        self.watch_writes();
         let reading = self.reading.len();
-        self.begin_reads();
+        if let Err(error) = self.survey().await {
+            tracing::warn!(error = %error, "the devices cannot be listed; tried again");
+            self.look_at = Some(now + RETRY.0);
+            return;
+        }
         if self.reading.len() > reading {
             self.hold = Some(now + HOLD);
         }
@@ -251,34 +234,57 @@ impl Watcher {
         };
     }
 
-    fn begin_reads(&mut self) {
+    /// Whether the last look saw the host's mount table.
+    pub(super) const fn sees_host_mounts(&self) -> bool {
+        self.survey.sees_host_mounts
+    }
+
+    /// Looks at all facts. Each device is read as soon as its own are known, while the others' are looked up.
+    pub(super) async fn survey(&mut self) -> Result<(), SysfsError> {
+        let reader = Arc::clone(&self.reader);
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let survey = tokio::task::spawn_blocking(move || {
+            // Nobody listens only where the task was stopped.
+            reader.survey(|facts| drop(tell.send(facts.clone())))
+        });
+        while let Some(facts) = told.recv().await {
+            self.begin_reads(&facts);
+        }
+        self.survey = match survey.await {
+            Ok(survey) => survey?,
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        };
+        self.stale.clear();
         let facts = &self.survey.facts;
         self.known.retain(|name, _| facts.contains_key(name));
         self.serials.retain(|name, _| facts.contains_key(name));
         self.retries.retain(|name, _| facts.contains_key(name));
-        let stale = std::mem::take(&mut self.stale);
-        for facts in self.survey.facts.values() {
-            let name = &facts.name;
-            if sysfs::has_slow_serial(facts)
-                && self.serials.get(name).is_none_or(|(diskseq, serial)| {
-                    *diskseq != facts.diskseq || (serial.is_none() && stale.contains(name))
-                })
-                && self.reading.insert(serial_mark(name))
-            {
-                self.reads
-                    .spawn(ask_serial(self.reader.root.clone(), facts.clone()));
-            }
-            if !self.reader.reads(facts) {
-                continue;
-            }
-            if self.known_now(facts).is_some() && !stale.contains(name) {
-                continue;
-            }
-            if self.reading.insert(name.clone()) {
-                self.reads.spawn(read(self.prober.clone(), facts.clone()));
-            } else {
-                self.again.insert(name.clone());
-            }
+        self.watch_writes();
+        Ok(())
+    }
+
+    /// Asks a device for what of its contents and its serial is missing or stale.
+    fn begin_reads(&mut self, facts: &DeviceFacts) {
+        let name = &facts.name;
+        let is_stale = self.stale.contains(name);
+        let serial = self.serials.get(name);
+        let knows_serial = serial.is_some_and(|(diskseq, serial)| {
+            *diskseq == facts.diskseq && (serial.is_some() || !is_stale)
+        });
+        if sysfs::has_slow_serial(facts)
+            && !knows_serial
+            && self.reading.insert(serial_mark(name))
+        {
+            let ask = ask_serial(self.reader.root.clone(), facts.clone());
+            self.reads.spawn(ask);
+        }
+        if !self.reader.reads(facts) || (self.known_now(facts).is_some() && !is_stale) {
+            return;
+        }
+        if self.reading.insert(name.clone()) {
+            self.reads.spawn(read(self.prober.clone(), facts.clone()));
+        } else {
+            self.again.insert(name.clone());
         }
     }
 

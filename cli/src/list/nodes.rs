@@ -1,6 +1,7 @@
 //! `list nodes`.
 
 use api::StorageNode;
+use api::condition::{self, ConditionStatus, ConditionType};
 use api::storage_node::IoBackendName;
 use clap::Args;
 use jiff::Timestamp;
@@ -12,7 +13,7 @@ use crate::discover::devices_of;
 use crate::screen::Tone;
 use crate::select::{Names, nothing};
 use crate::session::Session;
-use crate::view::{Cell, Column, Row, column, natural, wide};
+use crate::view::{Cell, Column, Row, age, column, natural, seconds_between, wide};
 
 use super::{Changes, Listing, changes_of, show};
 
@@ -49,6 +50,7 @@ impl Row for NodeRow {
 
 const COLUMNS: &[Column<NodeRow>] = &[
     column("NODE", |r| Cell::text(r.node.name_any())),
+    column("STATUS", status),
     column("DEVICES", |r| Cell::count(devices_of(&r.node).len())),
     column("ELIGIBLE", |r| {
         Cell::count(usize::try_from(r.status().eligible).unwrap_or(0))
@@ -91,6 +93,21 @@ const COLUMNS: &[Column<NodeRow>] = &[
         )
     }),
 ];
+
+fn status(row: &NodeRow) -> Cell {
+    let status = row.status();
+    if let Some(since) = status.silent_since {
+        let text = format!("Silent {}", age(seconds_between(since, row.now)));
+        return Cell::text(text).toned(Tone::Bad);
+    }
+    let ready = condition::get(&status.conditions, ConditionType::Ready);
+    match ready.map(|condition| condition.status) {
+        Some(ConditionStatus::True) => Cell::text("Ready").toned(Tone::Good),
+        Some(ConditionStatus::False | ConditionStatus::Unknown) | None => {
+            Cell::text("NotReady").toned(Tone::Warn)
+        }
+    }
+}
 
 /// Runs `list nodes`.
 pub(crate) async fn run(session: &mut Session, args: &NodesArgs) -> Result<(), Stop> {

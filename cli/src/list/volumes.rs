@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use api::condition::{self, ConditionStatus, ConditionType};
-use api::{Drive, Volume, VolumePhase};
+use api::{Drive, Reason, Volume, VolumePhase};
 use clap::Args;
 use jiff::Timestamp;
 use kube::ResourceExt as _;
 use serde_json::Value;
 
-use crate::advice::{Hint, Stop};
+use crate::advice::{Hint, Refusal, Stop};
+use crate::claimed::Claimed;
 use crate::screen::Tone;
 use crate::select::{LabelTerm, Names, by_names, device_name, nothing, short};
 use crate::session::Session;
@@ -23,6 +24,9 @@ use super::{Changes, Listing, changes_of, show};
 pub(crate) struct VolumesArgs {
     #[command(flatten)]
     pick: VolumeArgs,
+    /// That no PersistentVolume names and nobody has mounted; clean destroys them, by name
+    #[arg(long)]
+    pv_gone: bool,
     #[command(flatten)]
     listing: Listing,
 }
@@ -285,7 +289,16 @@ pub(crate) async fn run(session: &mut Session, args: &VolumesArgs) -> Result<(),
             })?;
         }
         let drives: BTreeMap<_, _> = inventory.drives.iter().map(|d| (d.name_any(), d)).collect();
-        let picked = args.pick.filter(&inventory.volumes, &inventory.drives)?;
+        let mut picked = args.pick.filter(&inventory.volumes, &inventory.drives)?;
+        if args.pv_gone {
+            let claimed = Claimed::ask(session).await?.ok_or_else(|| {
+                Stop::refused(
+                    Refusal::new(Reason::Unsupported, "--pv-gone")
+                        .detail("this server has no PersistentVolumes"),
+                )
+            })?;
+            picked.retain(|volume| claimed.is_gone(volume));
+        }
         let mut rows: Vec<_> = picked
             .into_iter()
             .map(|volume| {

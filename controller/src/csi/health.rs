@@ -19,7 +19,14 @@ pub(super) fn of(volume: &VolumeEntry, inventory: &Inventory) -> VolumeHealth {
             let message = format!("its drive {name} has no object");
             vec![(Kind::Inaccessible, Reason::DriveNotFound, message)]
         }
-        Some((_, Some(drive))) => findings(drive),
+        Some((_, Some(drive))) => {
+            let mut findings = findings(drive);
+            if inventory.is_silent(&drive.node) {
+                let message = format!("node {}: {}", drive.node, Reason::NodeSilent.meaning());
+                findings.push((Kind::Inaccessible, Reason::NodeSilent, message));
+            }
+            findings
+        }
     };
     VolumeHealth {
         volume_id: volume.name.clone(),

@@ -21,6 +21,9 @@ pub(super) struct Filter {
 /// How a count of drives on other nodes reads. Nodes are left out whole, before any drive of theirs is looked at.
 pub(super) const WRONG_TOPOLOGY: (Reason, &str) = (Reason::WrongTopology, "on other nodes");
 
+/// How a count of drives on silent nodes reads. They, too, are left out whole.
+pub(super) const NODE_SILENT: (Reason, &str) = (Reason::NodeSilent, "on silent nodes");
+
 /// The rules, in the order in which they are tried.
 pub(super) const FILTERS: [Filter; 12] = [
     Filter {
@@ -98,6 +101,7 @@ pub(super) const FILTERS: [Filter; 12] = [
 
 /// How a count of `reason` reads.
 pub(super) fn short(reason: Reason) -> &'static str {
-    let row = FILTERS.iter().find(|filter| filter.reason == reason);
-    row.map_or(WRONG_TOPOLOGY.1, |filter| filter.short)
+    let rows = FILTERS.iter().map(|filter| (filter.reason, filter.short));
+    let row = rows.chain([NODE_SILENT]).find(|row| row.0 == reason);
+    row.unwrap_or(WRONG_TOPOLOGY).1
 }

@@ -301,7 +301,7 @@ impl World {
                     let patch = json!({"status": {"verdict": judgement.verdict}});
                     (judgement.drive.to_string(), patch)
                 }
-                Effect::Place { .. } | Effect::Tell(_) => continue,
+                Effect::Place { .. } | Effect::Silence { .. } | Effect::Tell(_) => continue,
             };
             if self.faults.api_fails(&mut self.chance) {
                 continue;

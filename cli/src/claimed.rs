@@ -1,0 +1,144 @@
+//! Which PersistentVolumes of the cluster name volumes of ours. As long as one does, somebody counts on the data, though
+//! no pod may run. The embedded API has no such objects.
+
+use std::collections::BTreeMap;
+
+use api::names::DRIVER;
+use api::{Reason, Volume};
+use k8s_openapi::api::core::v1::PersistentVolume;
+use kube::api::ListParams;
+use kube::{Api, ResourceExt as _};
+
+use crate::advice::{Refusal, Stop};
+use crate::session::Session;
+
+/// Objects of one answer of the server.
+const PAGE: u32 = 500;
+
+/// What names volumes, by the volume's name.
+#[derive(Debug, Default)]
+pub(crate) struct Claimed(BTreeMap<String, Named>);
+
+/// One that names a volume.
+#[derive(Debug, PartialEq, Eq)]
+struct Named {
+    persistent_volume: String,
+    /// `NAMESPACE/NAME` of the claim that it is bound to, or was.
+    claim: Option<String>,
+}
+
+impl Claimed {
+    /// Asks the cluster; `None` where it has no such objects.
+    pub(crate) async fn ask(session: &mut Session) -> Result<Option<Self>, Stop> {
+        let api: Api<PersistentVolume> = Api::all(session.client().await?);
+        let mut claimed = Self::default();
+        let mut page = ListParams::default().limit(PAGE);
+        loop {
+            let list = match api.list(&page).await {
+                Ok(list) => list,
+                Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(None),
+                Err(error) => return Err(error.into()),
+            };
+            claimed.0.extend(list.items.iter().filter_map(named));
+            match list.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => page = page.continue_token(&token),
+                None => return Ok(Some(claimed)),
+            }
+        }
+    }
+
+    /// Why a volume may not be destroyed: who names it.
+    pub(crate) fn refusal(&self, volume: &str) -> Option<Refusal> {
+        let Named {
+            persistent_volume,
+            claim,
+        } = self.0.get(volume)?;
+        let (of, first) = match claim {
+            Some(claim) => {
+                let (namespace, name) = claim.split_once('/').unwrap_or(("", claim));
+                let delete = format!("kubectl delete pvc --namespace {namespace} {name}, then ");
+                (format!(" (of the claim {claim})"), delete)
+            }
+            None => (String::new(), String::new()),
+        };
+        let refusal = Refusal::new(Reason::StillClaimed, format!("volume {volume}"))
+            .detail(format!("the PersistentVolume {persistent_volume}{of} names it"));
+        Some(refusal.next(format!(
+            "if nobody needs its data: {first}kubectl delete pv {persistent_volume} where that is still there"
+        )))
+    }
+
+    /// Whether nothing counts on a volume: no PersistentVolume names it, and nobody has it mounted.
+    pub(crate) fn is_gone(&self, volume: &Volume) -> bool {
+        let published = volume.status.iter().any(|status| !status.targets.is_empty());
+        !published && !self.0.contains_key(&volume.name_any())
+    }
+}
+
+/// The volume that a PersistentVolume names, if it is one of ours.
+fn named(pv: &PersistentVolume) -> Option<(String, Named)> {
+    let spec = pv.spec.as_ref()?;
+    let source = spec.csi.as_ref().filter(|csi| csi.driver == DRIVER)?;
+    let claim = spec.claim_ref.as_ref().and_then(|claim| {
+        let (namespace, name) = (claim.namespace.as_ref()?, claim.name.as_ref()?);
+        Some(format!("{namespace}/{name}"))
+    });
+    let named = Named {
+        persistent_volume: pv.name_any(),
+        claim,
+    };
+    Some((source.volume_handle.clone(), named))
+}
+
+#[cfg(test)]
+mod tests {
+    use api::volume::Target;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::testing;
+
+    fn pv(name: &str, driver: &str, handle: &str, claim: Value) -> PersistentVolume {
+        serde_json::from_value(json!({
+            "metadata": {"name": name},
+            "spec": {"csi": {"driver": driver, "volumeHandle": handle}, "claimRef": claim},
+        }))
+        .unwrap()
+    }
+
+    fn claimed() -> Claimed {
+        let all = [
+            pv("one", DRIVER, "v1", json!({"namespace": "db", "name": "data"})),
+            pv("two", DRIVER, "v2", Value::Null),
+            pv("theirs", "other.io", "v3", Value::Null),
+        ];
+        Claimed(all.iter().filter_map(named).collect())
+    }
+
+    #[test]
+    fn who_names_a_volume_is_said_with_the_way_out() {
+        let refusal = claimed().refusal("v1").unwrap();
+        assert_eq!(refusal.reason, Reason::StillClaimed);
+        assert!(refusal.detail.contains("one (of the claim db/data)"));
+        let next = refusal.next.unwrap();
+        assert!(next.contains("kubectl delete pvc --namespace db data, then kubectl delete pv one"));
+        let refusal = claimed().refusal("v2").unwrap();
+        assert!(!refusal.next.unwrap().contains("pvc"));
+        assert_eq!(claimed().refusal("v3"), None, "another driver's");
+    }
+
+    #[test]
+    fn gone_is_what_nobody_names_or_uses() {
+        let mut volume = testing::volume("v3", "n1", "d1", 1 << 20);
+        assert!(claimed().is_gone(&volume));
+        assert!(!claimed().is_gone(&testing::volume("v1", "n1", "d1", 1 << 20)));
+        if let Some(status) = &mut volume.status {
+            status.targets = vec![Target {
+                path: "/pod".to_owned(),
+                read_only: false,
+                pod: String::new(),
+            }];
+        }
+        assert!(!claimed().is_gone(&volume), "an inline volume has no PersistentVolume");
+    }
+}
