@@ -36,11 +36,7 @@ use crate::{Condition, Reason};
     doc = "A host, its block devices and what may be done with each. Name: the node's name.",
     printcolumn(name = "Eligible", type_ = "integer", json_path = ".status.eligible"),
     printcolumn(name = "Drives", type_ = "integer", json_path = ".status.drives"),
-    printcolumn(
-        name = "Silent",
-        type_ = "date",
-        json_path = ".status.silentSince"
-    ),
+    printcolumn(name = "Silent", type_ = "date", json_path = ".status.silentSince"),
     printcolumn(name = "IO", type_ = "string", json_path = ".status.ioBackend.name"),
     printcolumn(name = "Quota", type_ = "boolean", json_path = ".status.projectQuota"),
     printcolumn(

@@ -1,7 +1,8 @@
 //! `accept DRIVE`: tells a lost drive where its device is now, after it was moved to another slot or host. The device
-//! must bear the drive's own file system; the API server refuses the change unless the drive is Lost.
+//! must bear the drive's own file system; the API server refuses the change unless the drive is Lost. A drive with
+//! volumes stays with its node: theirs never changes.
 
-use api::{Device, Drive, DrivePhase, Reason};
+use api::{Device, Drive, DrivePhase, Reason, Volume};
 use clap::Args;
 use kube::ResourceExt as _;
 use serde_json::json;
@@ -12,6 +13,7 @@ use crate::change::{self, Change};
 use crate::discover::devices_of;
 use crate::select::{by_names, drive_label};
 use crate::session::{Inventory, Session};
+use crate::view::counted;
 
 /// Flags of `accept`.
 #[derive(Debug, Args)]
@@ -89,9 +91,23 @@ fn decide(
         meant.extend(here.map(|d| (node.name_any(), d)));
     }
     let id = drive.name_any();
+    let on_it = |volume: &&Volume| volume.spec.drive.as_ref() == Some(&id);
+    let here: Vec<_> = inventory.volumes.iter().filter(on_it).collect();
     let bears = |d: &Device| d.holds_drive.as_ref().is_some_and(|h| h.id == id);
     let bearing: Vec<_> = meant.iter().filter(|(_, d)| bears(d)).collect();
     match bearing.as_slice() {
+        [(node, _)] if *node != drive.spec.node && !here.is_empty() => {
+            // A volume never changes its node, nor does the PersistentVolume that names it.
+            let (old, id) = (&drive.spec.node, drive.name_any());
+            Err(Refusal::new(Reason::DriveInUse, label)
+                .detail(format!(
+                    "its device is in {node} now, and {} on it, whose node stays {old}",
+                    counted(here.len(), "volume")
+                ))
+                .next(format!(
+                    "put the device back into {old}; or, for it to stay in {node}: kubectl ringpv forget --drive {id}, then kubectl ringpv adopt {id}"
+                )))
+        }
         [(node, device)] => Ok((node.clone(), (*device).clone())),
         [] if meant.is_empty() => Err(Refusal::new(Reason::DeviceNotFound, label)),
         [] => Err(Refusal::new(Reason::IdMismatch, label)
@@ -165,6 +181,20 @@ mod tests {
             case(vec![here()], Some("sda"), &lost),
             Err(Reason::DeviceNotFound)
         );
+        let inventory = Inventory {
+            nodes: vec![testing::node("n2", vec![here()])],
+            volumes: vec![testing::volume("v", "n1", ID, 1)],
+            ..Inventory::default()
+        };
+        let args = AcceptArgs {
+            drive: ID.to_owned(),
+            node: None,
+            device: None,
+            dry_run: DryRun::default(),
+        };
+        let refusal = decide(&args, &lost, &inventory).unwrap_err();
+        assert_eq!(refusal.reason, Reason::DriveInUse, "its volume stays on n1");
+        assert!(refusal.next.unwrap().contains("forget --drive"));
         let ready = testing::drive(ID, "n1", "nvme0n1", DrivePhase::Ready);
         assert_eq!(
             case(vec![here()], None, &ready),

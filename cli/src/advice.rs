@@ -216,6 +216,8 @@ pub(crate) enum Hint {
     Adoptable { count: usize },
     /// Devices bear drives of another cluster.
     Foreign { count: usize },
+    /// Agents are not heard of.
+    Silent { nodes: String },
     /// A node's kernel cannot enforce a volume's size.
     QuotaUnsupported { nodes: String },
     /// A node's agent reads with threads.
@@ -302,6 +304,12 @@ impl fmt::Display for Hint {
             Self::Foreign { count } => write!(
                 f,
                 "bearing a drive of another cluster: {count}; they are left alone; kubectl ringpv adopt says more"
+            ),
+            Self::Silent { nodes } => write!(
+                f,
+                "{}: {nodes}; {}",
+                Reason::NodeSilent.meaning(),
+                Reason::NodeSilent.advice()
             ),
             Self::QuotaUnsupported { nodes } => write!(
                 f,

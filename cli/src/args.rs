@@ -8,8 +8,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    accept, adopt, bench, clean, confirm, cordon, demo, discover, explain, health, info, init,
-    install, label, list,
+    accept, adopt, bench, clean, confirm, cordon, demo, discover, explain, forget, health, info,
+    init, install, label, list,
 };
 use crate::{remove, suspend, tier, uninstall, volumes};
 
@@ -117,6 +117,8 @@ pub(crate) enum Verb {
     Remove(remove::RemoveArgs),
     /// Destroy volumes that nobody uses any more, by name
     Clean(clean::CleanArgs),
+    /// Take away the objects of nodes that will not come back; their drives keep the data
+    Forget(forget::ForgetArgs),
     /// Put RingPV into a cluster, or bring it to this version
     Install(Box<install::InstallArgs>),
     /// Take RingPV out of a cluster; drives, volumes and their data stay

@@ -61,16 +61,26 @@ impl Claimed {
             }
             None => (String::new(), String::new()),
         };
-        let refusal = Refusal::new(Reason::StillClaimed, format!("volume {volume}"))
-            .detail(format!("the PersistentVolume {persistent_volume}{of} names it"));
+        let refusal = Refusal::new(Reason::StillClaimed, format!("volume {volume}")).detail(
+            format!("the PersistentVolume {persistent_volume}{of} names it"),
+        );
         Some(refusal.next(format!(
             "if nobody needs its data: {first}kubectl delete pv {persistent_volume} where that is still there"
         )))
     }
 
+    /// Who names a volume: its claim, else the PersistentVolume itself.
+    pub(crate) fn by(&self, volume: &str) -> Option<&str> {
+        let named = self.0.get(volume)?;
+        Some(named.claim.as_ref().unwrap_or(&named.persistent_volume))
+    }
+
     /// Whether nothing counts on a volume: no PersistentVolume names it, and nobody has it mounted.
     pub(crate) fn is_gone(&self, volume: &Volume) -> bool {
-        let published = volume.status.iter().any(|status| !status.targets.is_empty());
+        let published = volume
+            .status
+            .iter()
+            .any(|status| !status.targets.is_empty());
         !published && !self.0.contains_key(&volume.name_any())
     }
 }
@@ -108,7 +118,12 @@ mod tests {
 
     fn claimed() -> Claimed {
         let all = [
-            pv("one", DRIVER, "v1", json!({"namespace": "db", "name": "data"})),
+            pv(
+                "one",
+                DRIVER,
+                "v1",
+                json!({"namespace": "db", "name": "data"}),
+            ),
             pv("two", DRIVER, "v2", Value::Null),
             pv("theirs", "other.io", "v3", Value::Null),
         ];
@@ -121,7 +136,9 @@ mod tests {
         assert_eq!(refusal.reason, Reason::StillClaimed);
         assert!(refusal.detail.contains("one (of the claim db/data)"));
         let next = refusal.next.unwrap();
-        assert!(next.contains("kubectl delete pvc --namespace db data, then kubectl delete pv one"));
+        assert!(
+            next.contains("kubectl delete pvc --namespace db data, then kubectl delete pv one")
+        );
         let refusal = claimed().refusal("v2").unwrap();
         assert!(!refusal.next.unwrap().contains("pvc"));
         assert_eq!(claimed().refusal("v3"), None, "another driver's");
@@ -139,6 +156,9 @@ mod tests {
                 pod: String::new(),
             }];
         }
-        assert!(!claimed().is_gone(&volume), "an inline volume has no PersistentVolume");
+        assert!(
+            !claimed().is_gone(&volume),
+            "an inline volume has no PersistentVolume"
+        );
     }
 }

@@ -123,6 +123,12 @@ pub(crate) async fn run(session: &mut Session, args: &InfoArgs) -> Result<(), St
 }
 
 fn hints(session: &mut Session, inventory: &Inventory) -> Result<(), Stop> {
+    let silent = inventory.silent_nodes();
+    if !silent.is_empty() {
+        session.hint(&Hint::Silent {
+            nodes: silent.into_iter().collect::<Vec<_>>().join(", "),
+        })?;
+    }
     let mut without_quota = Vec::new();
     let mut orphans = 0;
     for node in &inventory.nodes {

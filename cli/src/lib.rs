@@ -31,6 +31,7 @@ mod demo;
 mod discover;
 mod drives_file;
 mod explain;
+mod forget;
 mod health;
 mod info;
 mod init;
@@ -128,6 +129,7 @@ async fn dispatch(session: &mut Session, verb: &Verb) -> Result<(), Stop> {
         Verb::Explain(args) => explain::run(session, args).await,
         Verb::Remove(args) => remove::run(session, args).await,
         Verb::Clean(args) => clean::run(session, args).await,
+        Verb::Forget(args) => forget::run(session, args).await,
         Verb::Completion { shell } => completion(session, *shell),
         Verb::Complete { words } => {
             for line in complete::lines(Cli::command(), words) {

@@ -1,6 +1,7 @@
 //! What a verb works with: the screen, the clock, the API server, the two CSI sockets. Each is opened when it is first
 //! needed, so `help` and a mistyped file need no cluster.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -8,7 +9,7 @@ use api::{Drive, Reason, StorageNode, Volume};
 use jiff::Timestamp;
 use kube::api::ListParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config};
+use kube::{Api, Client, Config, ResourceExt as _};
 use serde::de::DeserializeOwned;
 
 use crate::advice::{Hint, Refusal, Stop};
@@ -39,6 +40,17 @@ pub(crate) struct Inventory {
     pub(crate) drives: Vec<Drive>,
     /// Volumes by name.
     pub(crate) volumes: Vec<Volume>,
+}
+
+impl Inventory {
+    /// Names of the nodes whose agents are not heard of.
+    pub(crate) fn silent_nodes(&self) -> BTreeSet<String> {
+        let silent = self.nodes.iter().filter(|node| {
+            let status = node.status.as_ref();
+            status.is_some_and(|status| status.silent_since.is_some())
+        });
+        silent.map(|node| node.name_any()).collect()
+    }
 }
 
 impl Session {

@@ -177,7 +177,11 @@ impl Collector for InventoryMetrics {
                 *phases.entry(phase_name(drive.phase)).or_default() += 1;
             }
             for (_, node) in inventory.nodes() {
-                let agent = if node.silent_since.is_some() { "silent" } else { "heard" };
+                let agent = if node.silent_since.is_some() {
+                    "silent"
+                } else {
+                    "heard"
+                };
                 *nodes.entry(agent).or_default() += 1;
             }
             volumes += inventory.volumes().map(|_| 1_i64).sum::<i64>();

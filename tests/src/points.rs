@@ -146,7 +146,7 @@ pub const CONTROLLER_TELLS: [&str; 2] = ["tell.before", "tell.after"];
 pub const STORE: [&str; 2] = ["commit.before", "commit.after"];
 
 /// What is not tried, and why.
-pub const EXCUSED: [(&str, &str); 7] = [
+pub const EXCUSED: [(&str, &str); 9] = [
     (
         "volume.set-limits.before",
         "needs project quota, which this kernel may not have; a repeated limit is the same limit, and the guest tests set it",
@@ -174,6 +174,14 @@ pub const EXCUSED: [(&str, &str); 7] = [
     (
         "abandon.after",
         "a mounted loop device cannot be pulled out; the simulated cluster restarts the agent here, and the guest tests unplug drives",
+    ),
+    (
+        "silence.before",
+        "a mark that each leader decides anew from the agents' Leases; an agent is silent after minutes only",
+    ),
+    (
+        "silence.after",
+        "a mark that each leader decides anew from the agents' Leases; an agent is silent after minutes only",
     ),
 ];
 

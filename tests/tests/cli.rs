@@ -10,6 +10,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use api::condition::{Condition, ConditionStatus, ConditionType};
 use api::drive::{DriveCapacity, DriveDevice, DriveLatency, HealthState, Transport};
 use api::storage_node::{DeviceReason, DeviceVerdict, HeldDrive, Signature};
 use api::volume::{Placement, Refusals, Scored};
@@ -19,7 +20,7 @@ use api::{
 };
 use controller::embedded::{Embedded, Options};
 use futures::StreamExt as _;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::runtime::watcher;
 use kube::{Client, ResourceExt as _};
@@ -194,6 +195,14 @@ impl World {
             project_quota: name == "node-1",
             eligible: u32::try_from(eligible).unwrap(),
             devices,
+            conditions: vec![Condition {
+                type_: ConditionType::Ready,
+                status: ConditionStatus::True,
+                reason: Reason::Ready,
+                message: String::new(),
+                last_transition_time: now(),
+            }],
+            silent_since: (name != "node-1").then(|| now() - SignedDuration::from_mins(42)),
             ..StorageNodeStatus::default()
         };
         self.status::<StorageNode>(name, status).await;

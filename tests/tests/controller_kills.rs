@@ -6,9 +6,8 @@
 
 use std::time::Duration;
 
-use api::names::{FINALIZER_PLACEMENT, NAMESPACE};
+use api::names::FINALIZER_PLACEMENT;
 use api::{Drive, DrivePhase, Reason, Volume};
-use k8s_openapi::api::core::v1::Event;
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, ListParams};
 use tests::command::{now, until};
@@ -378,15 +377,7 @@ fn people_are_told_whenever_the_controller_dies() {
             machine.runtime.block_on(deleted).ok().map(drop)
         });
         dying.until("people to be told", |machine| {
-            let events = Api::<Event>::namespaced(machine.client(), NAMESPACE);
-            let params = ListParams::default();
-            let list = events.list(&params);
-            let events = machine.runtime.block_on(list).ok()?;
-            let told = events.iter().any(|event| {
-                event.reason.as_deref() == Some(Reason::DriveInUse.as_str())
-                    && event.involved_object.name.as_ref() == Some(&name)
-            });
-            told.then_some(())
+            machine.is_told(&name, Reason::DriveInUse).then_some(())
         });
         dying.died();
         assert!(data::is_whole(&file, 24, 50), "{point}");

@@ -271,9 +271,7 @@ impl Watcher {
         let knows_serial = serial.is_some_and(|(diskseq, serial)| {
             *diskseq == facts.diskseq && (serial.is_some() || !is_stale)
         });
-        if sysfs::has_slow_serial(facts)
-            && !knows_serial
-            && self.reading.insert(serial_mark(name))
+        if sysfs::has_slow_serial(facts) && !knows_serial && self.reading.insert(serial_mark(name))
         {
             let ask = ask_serial(self.reader.root.clone(), facts.clone());
             self.reads.spawn(ask);

@@ -34,6 +34,8 @@ pub(crate) struct DriveRow {
     pub(crate) allocated_bytes: u64,
     /// Its volumes.
     pub(crate) volumes: usize,
+    /// Whether its node's agent is not heard of.
+    is_silent: bool,
     now: Timestamp,
 }
 
@@ -157,6 +159,11 @@ fn status(row: &DriveRow) -> Cell {
     if row.drive.spec.suspended {
         text.push_str(",Suspended");
     }
+    if row.is_silent {
+        // What it says is what its agent said last.
+        text.push_str(",NodeSilent");
+        return Cell::text(text).toned(Tone::Bad);
+    }
     let tone = match row.phase() {
         DrivePhase::Ready if row.drive.spec.cordoned => Tone::Warn,
         DrivePhase::Ready => Tone::Good,
@@ -198,6 +205,7 @@ pub(crate) fn rows(drives: Vec<Drive>, volumes: &[Volume], now: Timestamp) -> Ve
                 drive,
                 allocated_bytes,
                 volumes,
+                is_silent: false,
                 now,
             }
         })
@@ -223,7 +231,12 @@ pub(crate) async fn run(session: &mut Session, args: &DrivesArgs) -> Result<(), 
             })?;
         }
         let picked = args.drives.filter(&inventory.drives)?;
-        Ok(rows(picked, &inventory.volumes, session.now()))
+        let mut rows = rows(picked, &inventory.volumes, session.now());
+        let silent = inventory.silent_nodes();
+        for row in &mut rows {
+            row.is_silent = silent.contains(&row.drive.spec.node);
+        }
+        Ok(rows)
     };
     show(session, COLUMNS, &args.listing, changes, fetch).await
 }

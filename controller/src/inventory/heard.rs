@@ -64,7 +64,11 @@ mod tests {
         assert_eq!(first.turn(None, at(180)), None);
         assert_eq!(first.turn(None, at(181)), Some(true));
         let same = Heard::new(&renewed(0), Some(&first), at(100));
-        assert_eq!(same.turn(None, at(181)), Some(true), "seen anew is not renewed");
+        assert_eq!(
+            same.turn(None, at(181)),
+            Some(true),
+            "seen anew is not renewed"
+        );
         let second = Heard::new(&renewed(60), Some(&first), at(60));
         assert_eq!(second.turn(None, at(181)), None);
         assert_eq!(second.turn(None, at(241)), Some(true));

@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::PathBuf;
 
+use api::names::NAMESPACE;
 use api::{Drive, DrivePhase, Reason, StorageNode, Volume};
+use k8s_openapi::api::core::v1::Event;
 use kube::api::{Api, ListParams};
 
 use super::{LIMIT, Machine, NODE};
@@ -206,6 +208,19 @@ impl Machine {
         self.ringpv(&["volumes", "mount", name, &path.display().to_string()])
             .ok();
         path
+    }
+
+    /// Whether there is an event of a reason about an object of a name; false while the API is away.
+    #[must_use]
+    pub fn is_told(&self, name: &str, reason: Reason) -> bool {
+        let events = Api::<Event>::namespaced(self.client(), NAMESPACE);
+        let listed = self.runtime.block_on(events.list(&ListParams::default()));
+        listed.is_ok_and(|events| {
+            events.iter().any(|event| {
+                event.reason.as_deref() == Some(reason.as_str())
+                    && event.involved_object.name.as_deref() == Some(name)
+            })
+        })
     }
 
     /// Writes a file into its folder.
