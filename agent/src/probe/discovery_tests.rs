@@ -2,12 +2,15 @@
 //! closing are real, uevents are given by hand.
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::FileExt as _;
+use std::io::Write as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::Reason;
 use block::probe::Prober;
+use nix::sys::stat::Mode;
 use tokio::time::timeout;
 
 use super::discovery::ReprobeError;
@@ -109,6 +112,46 @@ async fn what_is_written_is_seen_without_a_word() {
     assert_eq!(seen.by_drive(DRIVE).count(), 1);
     let identity = &seen.devices["sdb"].fingerprint.identity;
     assert_eq!(seen.by_identity(identity).count(), 1);
+}
+
+/// Its disks come in the order of their names: while the second one's attributes are waited for, the first is read.
+#[tokio::test]
+async fn a_device_is_read_while_others_are_looked_up() {
+    let machine = Arc::new(machine(&["sda", "sdb"]));
+    let pipe = |path: &Path| {
+        std::fs::remove_file(path).unwrap();
+        nix::unistd::mkfifo(path, Mode::S_IRWXU).unwrap();
+    };
+    // A pipe is opened for writing, without waiting, once somebody has it open to read.
+    let is_read = |path: &Path| {
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).custom_flags(libc::O_NONBLOCK);
+        options.open(path).ok()
+    };
+    let disk = machine.root().dev.join("sda");
+    pipe(&disk);
+    let attribute = machine.root().sys.join("class/block/sdb/size");
+    let size = std::fs::read(&attribute).unwrap();
+    pipe(&attribute);
+    let its = Arc::clone(&machine);
+    let began = tokio::spawn(async move { discovery(&its, None).await });
+    let in_time = timeout(Duration::from_secs(20), async {
+        while is_read(&disk).is_none() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let mut answer = loop {
+            if let Some(answer) = is_read(&attribute) {
+                break answer;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        };
+        assert!(!began.is_finished(), "the look goes on");
+        answer.write_all(&size).unwrap();
+    });
+    in_time.await.expect("the first disk is read meanwhile");
+    let discovery = began.await.unwrap();
+    let seen = until(&discovery, |now| now.devices["sdb"].is_blank()).await;
+    assert!(seen.devices["sda"].is_unread(), "a pipe is no disk");
 }
 
 #[tokio::test]

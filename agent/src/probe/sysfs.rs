@@ -70,17 +70,14 @@ pub fn read_all(
         path: path.clone(),
         source,
     };
-    let mut all = BTreeMap::new();
+    let mut names = BTreeSet::new();
     for entry in std::fs::read_dir(&path).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let facts = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| read_one(root, usage, name));
-        if let Some(facts) = facts {
-            tell(&facts);
-            all.insert(facts.name.clone(), facts);
-        }
+        names.extend(entry.map_err(failed)?.file_name().into_string());
+    }
+    let mut all = BTreeMap::new();
+    for facts in names.iter().filter_map(|name| read_one(root, usage, name)) {
+        tell(&facts);
+        all.insert(facts.name.clone(), facts);
     }
     link_partitions(&mut all);
     Ok(all)
