@@ -75,7 +75,7 @@ impl Kubernetes {
             .arg("--binaries")
             .arg(&folder)
             .arg("--output")
-            .arg(self.images().join("ringpv.tar"))
+            .arg(self.images().join(format!("ringpv-{tag}.tar")))
             .arg("--load")
             .arg(self.containerd_socket());
         let outcome = run(image, LIMIT);
