@@ -1,6 +1,7 @@
 //! `adopt`: what is on devices but not in the API is brought back. A device that bears a drive of this cluster gets its
 //! Drive object again; a drive of another cluster only with `--from-cluster` and that cluster's id; then every volume
-//! that the drives hold without an object gets its Volume again, from its own record. Nothing on a device is erased.
+//! that the drives hold without an object gets its Volume again, from its own record, and with `--pv-class` its
+//! PersistentVolume. Nothing on a device is erased.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,8 +15,9 @@ use api::storage_node::{HeldDrive, Orphan};
 use api::volume::FsType;
 use api::{Device, Drive, DriveSpec, Reason, StorageNode, Volume, VolumeSpec};
 use clap::Args;
-use kube::ResourceExt as _;
+use k8s_openapi::api::core::v1::PersistentVolume;
 use kube::api::PostParams;
+use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 
 use crate::advice::{self, Hint, Refusal, Stop};
@@ -23,9 +25,10 @@ use crate::args::{DryRun, Wait};
 use crate::change::{self, Change};
 use crate::discover::{Use, devices_of};
 use crate::init::wait;
+use crate::persistent_volumes::{Claimed, made_for};
 use crate::progress::{End, follow};
-use crate::select::{Names, nothing, short};
-use crate::session::Session;
+use crate::select::{Names, device_name, nothing, short};
+use crate::session::{Inventory, Session};
 
 /// How long the records of freshly mounted drives are waited for.
 const RECORDS_TIMEOUT: Duration = Duration::from_secs(15);
@@ -48,6 +51,9 @@ pub(crate) struct AdoptArgs {
     /// Take over drives of another cluster, by its id as discover shows it
     #[arg(long, value_name = "ID")]
     from_cluster: Option<String>,
+    /// Make PersistentVolumes as well, of this StorageClass ('' for none), each for the claim that its volume was made for
+    #[arg(long, value_name = "CLASS")]
+    pv_class: Option<String>,
     #[command(flatten)]
     dry_run: DryRun,
     #[command(flatten)]
@@ -94,7 +100,7 @@ pub(crate) async fn run(session: &mut Session, args: &AdoptArgs) -> Result<(), S
     let ids: BTreeSet<_> = found.iter().map(|f| f.held.id.clone()).collect();
     let orphans = orphans(args, &inventory.nodes, &ids)?;
     let waiting = guessed(&inventory.drives);
-    if drives.is_empty() && orphans.is_empty() && waiting.is_empty() {
+    if drives.is_empty() && orphans.is_empty() && waiting.is_empty() && args.pv_class.is_none() {
         return Err(Stop::refused(
             Refusal::new(Reason::NothingMatched, "")
                 .detail("no device bears a drive without an object, and no volume is without one")
@@ -137,7 +143,11 @@ pub(crate) async fn run(session: &mut Session, args: &AdoptArgs) -> Result<(), S
     } else {
         await_records(session, args, &ids, &adopted).await?
     };
-    create_volumes(session, &orphans).await
+    create_volumes(session, &orphans).await?;
+    match &args.pv_class {
+        Some(class) => create_persistent_volumes(session, args, class).await,
+        None => Ok(()),
+    }
 }
 
 /// Devices that bear a drive without an object, among those meant.
@@ -409,6 +419,62 @@ pub(crate) fn volume_of(node: &str, orphan: &Orphan) -> Volume {
         .insert(ANNOTATION_ADOPTS.to_owned(), orphan.incarnation.clone());
     volume.finalizers_mut().push(FINALIZER_DEVICE.to_owned());
     volume
+}
+
+/// Makes a PersistentVolume for each volume meant that none names.
+async fn create_persistent_volumes(
+    session: &mut Session,
+    args: &AdoptArgs,
+    class: &str,
+) -> Result<(), Stop> {
+    let claimed = Claimed::ask(session).await?.ok_or_else(|| {
+        Stop::refused(
+            Refusal::new(Reason::Unsupported, "--pv-class")
+                .detail("this server has no PersistentVolumes"),
+        )
+    })?;
+    let Inventory {
+        drives, volumes, ..
+    } = session.inventory().await?;
+    let (nodes, devices) = (
+        Names::new(&args.node, "--node")?,
+        Names::new(&args.drive, "--drive")?,
+    );
+    let meant = |volume: &&Volume| {
+        let id = volume.spec.drive.as_deref().unwrap_or_default();
+        let drive = drives.iter().find(|drive| drive.name_any() == id);
+        nodes.matches(&volume.spec.node)
+            && drive.is_some_and(|drive| devices.matches(device_name(drive)))
+            && (args.ids.is_empty() || args.ids.iter().any(|typed| id.starts_with(typed.as_str())))
+    };
+    let lacks = |volume: &&Volume| {
+        let leaving = volume.spec.release || volume.metadata.deletion_timestamp.is_some();
+        !leaving && !volume.spec.ephemeral && claimed.by(&volume.name_any()).is_none()
+    };
+    let api: Api<PersistentVolume> = Api::all(session.client().await?);
+    for volume in volumes.iter().filter(meant).filter(lacks) {
+        let pv = made_for(volume, class)?;
+        let name = pv.name_any();
+        match api.create(&post(), &pv).await {
+            Ok(_) => session.screen.line(format!(
+                "PersistentVolume {name} made for volume {}",
+                volume.name_any()
+            ))?,
+            Err(kube::Error::Api(status)) if status.is_already_exists() => {
+                let refusal = Refusal::new(
+                    Reason::NameConflict,
+                    format!("volume {}", volume.name_any()),
+                )
+                .detail(format!(
+                    "a PersistentVolume {name} is there, and names something else"
+                ))
+                .next("kubectl delete it, or write one of another name by hand");
+                session.screen.note(refusal)?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 async fn create_volumes(session: &mut Session, orphans: &[(String, Orphan)]) -> Result<(), Stop> {

@@ -14,8 +14,8 @@ use crate::adopt::volume_of;
 use crate::advice::{Hint, Refusal, Stop};
 use crate::args::{Confirm, DryRun};
 use crate::change;
-use crate::claimed::Claimed;
 use crate::confirm::{self, Target};
+use crate::persistent_volumes::Claimed;
 use crate::select::short;
 use crate::session::{Inventory, Session};
 

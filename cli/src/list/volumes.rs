@@ -10,7 +10,7 @@ use kube::ResourceExt as _;
 use serde_json::Value;
 
 use crate::advice::{Hint, Refusal, Stop};
-use crate::claimed::Claimed;
+use crate::persistent_volumes::Claimed;
 use crate::screen::Tone;
 use crate::select::{LabelTerm, Names, by_names, device_name, nothing, short};
 use crate::session::Session;

@@ -84,20 +84,30 @@ fn drives_know_themselves(stage: &Stage, handle: &Value) {
             .count();
         ready == 2 && stage.all("rvol").len() == 1
     });
-    stage.apply(&json!({
-        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "found"},
-        "spec": {
-            "capacity": {"storage": "64Mi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": "",
-            "persistentVolumeReclaimPolicy": "Delete",
-            "claimRef": {"namespace": "default", "name": "db"},
-            "csi": {"driver": "ringpv.io", "volumeHandle": handle, "fsType": "xfs"},
-        },
-    }));
-    let mut again = claim("db", "", "64Mi");
-    again["spec"]["volumeName"] = json!("found");
-    stage.apply(&again);
+    let handle = handle.as_str().unwrap();
+    let gone = stage.cluster.ringpv(&["list", "volumes", "--pv-gone"]).ok();
+    assert!(gone.stdout.contains(handle), "{gone}");
+    // Its PersistentVolume is for the claim of before, and for no other.
+    let adopted = stage
+        .cluster
+        .ringpv(&["adopt", "--all", "--pv-class", ""])
+        .ok();
+    assert!(adopted.stdout.contains(handle), "{adopted}");
+    stage
+        .cluster
+        .ringpv(&["clean", handle, "--yes", handle])
+        .refused(1, "StillClaimed");
+    stage.apply(&claim("db", "", "64Mi"));
     stage.apply(&pod("db", &["db"], REST));
     stage.run(&["db"]);
     stage.sh("db", CHECK).ok();
+    stage.delete(&["pod", "db"]);
+    stage.delete(&["pvc", "db"]);
+    let name = stage.all("pv")[0]["metadata"]["name"].clone();
+    stage.delete(&["pv", name.as_str().unwrap()]);
+    stage.cluster.until("its volume is cleaned", || {
+        let cleaned = stage.cluster.ringpv(&["clean", handle, "--yes", handle]);
+        cleaned.code == Some(0)
+    });
     stage.clear();
 }

@@ -1,13 +1,15 @@
-//! Which PersistentVolumes of the cluster name volumes of ours. As long as one does, somebody counts on the data, though
-//! no pod may run. The embedded API has no such objects.
+//! PersistentVolumes of the cluster: which of them name volumes of ours, and new ones for volumes that none names. As long
+//! as one does, somebody counts on the data, though no pod may run. The embedded API has no such objects.
 
 use std::collections::BTreeMap;
 
-use api::names::DRIVER;
+use anyhow::Context as _;
+use api::names::{DRIVER, TOPOLOGY_NODE};
 use api::{Reason, Volume};
 use k8s_openapi::api::core::v1::PersistentVolume;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt as _};
+use serde_json::json;
 
 use crate::advice::{Refusal, Stop};
 use crate::session::Session;
@@ -100,10 +102,43 @@ fn named(pv: &PersistentVolume) -> Option<(String, Named)> {
     Some((source.volume_handle.clone(), named))
 }
 
+/// A PersistentVolume for a volume that none names, of a StorageClass (empty for none), kept for the claim that the volume
+/// was made for. What it names is never deleted with it: who adopts has yet to look whether all is there.
+pub(crate) fn made_for(volume: &Volume, class: &str) -> Result<PersistentVolume, Stop> {
+    let spec = &volume.spec;
+    let claim = spec.claim.clone().unwrap_or_default();
+    let name = match claim.persistent_volume.as_str() {
+        "" => volume.name_any(),
+        name => name.to_owned(),
+    };
+    let mode = if spec.single_writer {
+        "ReadWriteOncePod"
+    } else {
+        "ReadWriteOnce"
+    };
+    let claim =
+        (!claim.name.is_empty()).then(|| json!({"namespace": claim.namespace, "name": claim.name}));
+    let pv = json!({
+        "metadata": {"name": name},
+        "spec": {
+            "capacity": {"storage": spec.capacity_bytes.to_string()},
+            "accessModes": [mode],
+            "storageClassName": class,
+            "persistentVolumeReclaimPolicy": "Retain",
+            "claimRef": claim,
+            "csi": {"driver": DRIVER, "volumeHandle": volume.name_any(), "fsType": "xfs"},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [
+                {"key": TOPOLOGY_NODE, "operator": "In", "values": [spec.node]},
+            ]}]}},
+        },
+    });
+    Ok(serde_json::from_value(pv).context("a PersistentVolume")?)
+}
+
 #[cfg(test)]
 mod tests {
-    use api::volume::Target;
-    use serde_json::{Value, json};
+    use api::volume::{ClaimRef, Target};
+    use serde_json::Value;
 
     use super::*;
     use crate::testing;
@@ -142,6 +177,27 @@ mod tests {
         let refusal = claimed().refusal("v2").unwrap();
         assert!(!refusal.next.unwrap().contains("pvc"));
         assert_eq!(claimed().refusal("v3"), None, "another driver's");
+    }
+
+    #[test]
+    fn a_new_one_is_kept_for_its_claim() {
+        let mut volume = testing::volume("v9", "n1", "d1", 1 << 20);
+        let pv = made_for(&volume, "").unwrap();
+        assert_eq!(
+            (pv.name_any().as_str(), &pv.spec.as_ref().unwrap().claim_ref),
+            ("v9", &None)
+        );
+        volume.spec.claim = Some(ClaimRef {
+            namespace: "db".to_owned(),
+            name: "data".to_owned(),
+            persistent_volume: "pvc-1".to_owned(),
+        });
+        let pv = made_for(&volume, "ringpv").unwrap();
+        assert_eq!(pv.name_any(), "pvc-1");
+        let claimed = Claimed(named(&pv).into_iter().collect());
+        assert_eq!(claimed.by("v9"), Some("db/data"));
+        let policy = pv.spec.unwrap().persistent_volume_reclaim_policy;
+        assert_eq!(policy.as_deref(), Some("Retain"));
     }
 
     #[test]
