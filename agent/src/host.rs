@@ -169,7 +169,7 @@ pub trait HeldDevice: Send {
     /// Size in bytes, as the open device says.
     fn size_bytes(&self) -> u64;
 
-    /// `major:minor` of the open device. While it is held the kernel gives that pair to no other device.
+    /// `major:minor` of the open device. While it is held the kernel gives that pair to no other device (kernel-notes/35).
     fn major_minor(&self) -> String;
 
     /// Reads at most 1 MiB, past the page cache. Offset and length are multiples of the sector.

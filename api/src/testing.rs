@@ -315,6 +315,13 @@ impl VolumeBuilder {
         })
     }
 
+    /// To be moved to a drive.
+    #[must_use]
+    pub fn moving_to(mut self, drive: &str) -> Self {
+        self.0.spec.move_to = Some(drive.to_owned());
+        self
+    }
+
     /// With the word that its data may be destroyed.
     #[must_use]
     pub fn released(mut self) -> Self {

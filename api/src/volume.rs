@@ -77,8 +77,8 @@ use crate::{Condition, Reason};
     )
 )]
 #[kube(validation = Rule::new("self.spec.capacityBytes >= oldSelf.spec.capacityBytes").message("a Volume's capacity never shrinks"))]
-#[kube(validation = Rule::new("!has(oldSelf.spec.drive) || (has(self.spec.drive) && self.spec.drive == oldSelf.spec.drive)").message("a Volume's drive never changes"))]
-#[kube(validation = Rule::new("!has(oldSelf.spec.placement) || (has(self.spec.placement) && self.spec.placement == oldSelf.spec.placement)").message("a Volume's placement never changes"))]
+#[kube(validation = Rule::new("!has(oldSelf.spec.drive) || (has(self.spec.drive) && self.spec.drive == oldSelf.spec.drive) || (has(self.spec.drive) && has(oldSelf.spec.moveTo) && self.spec.drive == oldSelf.spec.moveTo && !has(self.spec.moveTo))").message("a Volume's drive never changes, but to the one that spec.moveTo named"))]
+#[kube(validation = Rule::new("!has(oldSelf.spec.placement) || (has(self.spec.placement) && self.spec.placement == oldSelf.spec.placement) || self.spec.drive != oldSelf.spec.drive").message("a Volume's placement changes with its drive alone"))]
 #[kube(validation = Rule::new("self.spec.node == oldSelf.spec.node && self.spec.csiName == oldSelf.spec.csiName").message("a Volume's node and CSI name never change"))]
 #[kube(validation = Rule::new("!oldSelf.spec.release || self.spec.release").message("a release is not taken back: its data may be gone"))]
 pub struct VolumeSpec {
@@ -123,7 +123,8 @@ pub struct VolumeSpec {
     /// The word that its data may be destroyed when the object is deleted.
     #[serde(default)]
     pub release: bool,
-    /// Drive to which its reference is to be moved.
+    /// Drive of the same node to which its reference is to be moved: there it begins empty, and its data stay where they
+    /// are. Done once nobody uses it; till then nobody gets it mounted anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub move_to: Option<String>,
 }

@@ -6,7 +6,8 @@
 //!   rows: ours against one peer by one measure ◄───────────────────┘ ratio within the round; median, goal, met or short
 //! ```
 //! A single figure of a noisy machine says nothing; a ratio within a round says little, the median of the ratios over
-//! many rounds says who is ahead. A peer that is not on this machine is named in its rows.
+//! many rounds says who is ahead. A peer that is not on this machine is named in its rows; a contest that is left out is a
+//! row of its own, with why.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -22,15 +23,18 @@ use crate::args::Compare;
 use device::{Device, Holds};
 use figures::{Figures, Goal, Measure, Ratios};
 use ground::{Fill, Loop, Under};
+use verdict::{Held, Line, ROUNDS_MIN, Shown};
 
 mod device;
 mod erasing;
 mod figures;
 mod ground;
+mod host;
 mod probing;
 mod process;
 mod table;
 mod transfers;
+mod verdict;
 
 /// One job, done by several.
 struct Contest {
@@ -256,54 +260,35 @@ const CONTESTS: &[(&str, Make)] = &[
     ("neighbour", erasing::neighbour),
 ];
 
-/// A row with what came of it.
-struct Line {
-    name: String,
-    what: String,
-    peer: &'static str,
-    measure: Measure,
-    goal: Goal,
-    result: Result<Shown, String>,
-}
-
-/// Medians of both sides, and the ratios.
-struct Shown {
-    ours: f64,
-    peers: f64,
-    ratios: Ratios,
-}
-
 /// Holds the contests that were asked for.
 pub(crate) fn compare(args: &Compare, cancel: &AtomicBool) -> anyhow::Result<ExitCode> {
-    let chosen: Vec<_> = CONTESTS
-        .iter()
-        .filter(|(name, _)| args.only.is_empty() || args.only.iter().any(|only| only == name))
-        .collect();
-    if let Some(unknown) = args
-        .only
-        .iter()
-        .find(|only| CONTESTS.iter().all(|(name, _)| name != only))
-    {
-        let known: Vec<&str> = CONTESTS.iter().map(|(name, _)| *name).collect();
-        return Err(Usage(format!("--only {unknown}: not one of {}", known.join(", "))).into());
-    }
+    let chosen = args.contests()?;
     let given = args.given()?;
     // Short enough for every reader of JSON.
     let seed = crate::number() >> 32;
     let mut random = Random::new(seed);
-    let mut lines = Vec::new();
+    let mut held = Vec::new();
     let mut failed = false;
-    for (name, make) in chosen {
+    for (contest, make) in chosen {
         let lab = args.lab(given.clone())?;
-        say(&format!("{name} ..."));
+        say(&format!("{contest} ..."));
         match make(&lab).and_then(|contest| hold(contest, args.rounds, &mut random, cancel)) {
-            Ok(held) => lines.extend(held),
+            Ok(lines) => held.push(Held {
+                contest,
+                lines: Ok(lines),
+            }),
             Err(error) => match error.downcast::<Skipped>() {
-                Ok(skipped) => say(&format!("{name}: left out: {skipped}")),
+                Ok(Skipped(why)) => {
+                    say(&format!("{contest}: left out: {why}"));
+                    held.push(Held {
+                        contest,
+                        lines: Err(why),
+                    });
+                }
                 // The others are held all the same.
                 Err(error) => {
                     failed = true;
-                    say(&format!("{name} cannot be compared here: {error:#}"));
+                    say(&format!("{contest} cannot be compared here: {error:#}"));
                 }
             },
         }
@@ -312,28 +297,18 @@ pub(crate) fn compare(args: &Compare, cancel: &AtomicBool) -> anyhow::Result<Exi
         }
     }
     let text = if args.json {
-        format!("{:#}\n", table::as_json(&lines, args.rounds, seed))
+        let told = table::as_json(&held, args.rounds, seed, &host::facts());
+        format!("{told:#}\n")
     } else {
-        table::as_text(&lines, args.rounds)
+        table::as_text(&held, args.rounds)
     };
     let _gone = std::io::stdout().write_all(text.as_bytes()).is_err();
     let ended = failed || cancel.load(Ordering::Relaxed);
-    Ok(ExitCode::from(code(&lines, args.check, ended)))
-}
-
-/// What a comparison exits with: of one that failed or was ended nothing is judged, and without `--check` nothing at all.
-fn code(lines: &[Line], check: bool, ended: bool) -> u8 {
-    let is_short = |line: &Line| {
-        let shown = line.result.as_ref().ok();
-        shown.is_some_and(|shown| shown.ratios.against(line.goal) == figures::Outcome::Short)
-    };
-    if ended {
-        crate::FAILED
-    } else if check && lines.iter().any(is_short) {
-        crate::REFUSED
-    } else {
-        0
+    let (code, why) = verdict::code(&held, &args.only, args.check, ended);
+    if let Some(why) = why {
+        say(&format!("--check: {why}"));
     }
+    Ok(ExitCode::from(code))
 }
 
 /// What takes minutes says where it is.
@@ -342,6 +317,30 @@ fn say(text: &str) {
 }
 
 impl Compare {
+    /// The contests that were asked for, in their order.
+    fn contests(&self) -> anyhow::Result<Vec<(&'static str, Make)>> {
+        if self.check && self.rounds < ROUNDS_MIN {
+            return Err(Usage(format!(
+                "--check with --rounds {}: it judges by medians of at least {ROUNDS_MIN} rounds; fewer tell of the \
+                 machine's noise",
+                self.rounds
+            ))
+            .into());
+        }
+        if let Some(unknown) = self
+            .only
+            .iter()
+            .find(|only| CONTESTS.iter().all(|(name, _)| name != only))
+        {
+            let known: Vec<&str> = CONTESTS.iter().map(|(name, _)| *name).collect();
+            return Err(Usage(format!("--only {unknown}: not one of {}", known.join(", "))).into());
+        }
+        let all = CONTESTS.iter().copied();
+        Ok(all
+            .filter(|(name, _)| self.only.is_empty() || self.only.iter().any(|only| only == name))
+            .collect())
+    }
+
     /// The devices that were given, each permitted by its word: once, for what is written here is nobody's word.
     fn given(&self) -> anyhow::Result<Vec<Device>> {
         if !self.fingerprint.is_empty() && self.fingerprint.len() != self.devices.len() {
@@ -456,37 +455,6 @@ fn lines(contest: Contest, shown: &[Vec<Option<Figures>>]) -> Vec<Line> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn line(ratios: &[f64]) -> Line {
-        let shown = Ratios::new(ratios.to_vec()).map(|ratios| Shown {
-            ours: 1.0,
-            peers: 1.0,
-            ratios,
-        });
-        Line {
-            name: "nop".into(),
-            what: "no-ops".into(),
-            peer: "another",
-            measure: Measure::Iops,
-            goal: Goal::AtLeast(1.0),
-            result: shown.ok_or_else(|| "it is not on this machine".to_owned()),
-        }
-    }
-
-    #[test]
-    fn only_what_is_short_and_was_to_be_checked_is_told_by_the_exit_code() {
-        let (met, close, short) = ([1.0, 1.1, 1.2], [0.8, 0.9, 1.2], [0.7, 0.8, 0.9]);
-        for (lines, check, ended, wanted) in [
-            (vec![line(&met), line(&close), line(&[])], true, false, 0),
-            (vec![line(&met), line(&short)], true, false, crate::REFUSED),
-            (vec![line(&met), line(&short)], false, false, 0),
-            (vec![line(&short)], true, true, crate::FAILED),
-            (vec![line(&met)], false, true, crate::FAILED),
-            (vec![], true, false, 0),
-        ] {
-            assert_eq!(code(&lines, check, ended), wanted);
-        }
-    }
 
     #[test]
     fn the_help_names_every_contest() {

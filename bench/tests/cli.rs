@@ -10,14 +10,22 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 #[expect(clippy::disallowed_methods, reason = "the program under test")]
-fn command(args: &[&str]) -> Command {
+fn program(verb: &str, args: &[&str]) -> Command {
     let mut command = Command::new(std::env::var("CARGO_BIN_EXE_ringpv-bench").unwrap());
-    command.arg("run").args(args);
+    command.arg(verb).args(args);
     command
+}
+
+fn command(args: &[&str]) -> Command {
+    program("run", args)
 }
 
 fn run(args: &[&str]) -> Output {
     command(args).output().unwrap()
+}
+
+fn compare(args: &[&str]) -> Output {
+    program("compare", args).output().unwrap()
 }
 
 /// Exit code, and both streams.
@@ -294,5 +302,38 @@ fn what_was_written_is_read_back() {
         let (code, _, stderr) = outcome(&run(args));
         assert_eq!(code, 2, "{stderr}");
         assert!(stderr.contains(words), "{stderr}");
+    }
+}
+
+#[test]
+fn a_contest_that_is_left_out_is_a_row_and_passes_no_check() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = file(directory.path(), "f");
+    // On what is no NVMe drive; it makes no loop device of its own, so nobody has to be root.
+    let args = [path.as_str(), "--only", "passthrough-32"];
+    let why = "an NVMe drive has to be given";
+
+    let (code, stdout, stderr) = outcome(&compare(&[&args[..], &["--json"]].concat()));
+    assert_eq!(code, 0, "{stderr}");
+    let told: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    let row = serde_json::json!({ "name": "passthrough-32", "outcome": "left out", "why": why });
+    assert_eq!(told["rows"], serde_json::json!([row]));
+    assert!(told["host"]["kernel"].is_string(), "{told}");
+
+    let (code, stdout, stderr) = outcome(&compare(&[&args[..], &["--check"]].concat()));
+    assert_eq!(code, 1, "{stderr}");
+    let row = format!("passthrough-32  left out: {why}\n");
+    assert!(stdout.contains(&row), "{stdout}");
+    let told = format!("not judged: passthrough-32 (left out: {why})");
+    assert!(stderr.contains(&told), "{stderr}");
+}
+
+#[test]
+fn a_check_of_few_rounds_is_refused() {
+    for rounds in ["1", "6"] {
+        let output = compare(&["--only", "nop", "--check", "--rounds", rounds]);
+        let (code, stdout, stderr) = outcome(&output);
+        assert_eq!((code, stdout.as_str()), (2, ""), "{stderr}");
+        assert!(stderr.contains("at least 7 rounds"), "{stderr}");
     }
 }

@@ -108,19 +108,7 @@ pub(crate) async fn run(session: &mut Session, args: &AdoptArgs) -> Result<(), S
         ));
     }
     if args.dry_run.dry_run {
-        for found in &found {
-            session.screen.line(format!(
-                "drive {} ({}) would be adopted",
-                short(&found.held.id),
-                found.label()
-            ))?;
-        }
-        for (_, orphan) in &orphans {
-            session
-                .screen
-                .line(format!("volume {} would be adopted", orphan.volume))?;
-        }
-        return session.hint(&Hint::DryRun);
+        return would(session, &found, &orphans);
     }
     let made = create_drives(session, drives).await?;
     if !made.is_empty() {
@@ -148,6 +136,23 @@ pub(crate) async fn run(session: &mut Session, args: &AdoptArgs) -> Result<(), S
         Some(class) => create_persistent_volumes(session, args, class).await,
         None => Ok(()),
     }
+}
+
+/// What a dry run says.
+fn would(session: &mut Session, found: &[Found], orphans: &[(String, Orphan)]) -> Result<(), Stop> {
+    for found in found {
+        session.screen.line(format!(
+            "drive {} ({}) would be adopted",
+            short(&found.held.id),
+            found.label()
+        ))?;
+    }
+    for (_, orphan) in orphans {
+        session
+            .screen
+            .line(format!("volume {} would be adopted", orphan.volume))?;
+    }
+    session.hint(&Hint::DryRun)
 }
 
 /// Devices that bear a drive without an object, among those meant.

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     accept, adopt, bench, clean, confirm, cordon, demo, discover, explain, forget, health, info,
-    init, install, label, list,
+    init, install, label, list, move_volumes,
 };
 use crate::{remove, suspend, tier, uninstall, volumes};
 
@@ -117,6 +117,8 @@ pub(crate) enum Verb {
     Remove(remove::RemoveArgs),
     /// Destroy volumes that nobody uses any more, by name
     Clean(clean::CleanArgs),
+    /// Point the volumes of a failed drive to another one, where they begin empty
+    Move(move_volumes::MoveArgs),
     /// Take away the objects of nodes that will not come back; their drives keep the data
     Forget(forget::ForgetArgs),
     /// Put RingPV into a cluster, or bring it to this version

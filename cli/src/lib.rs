@@ -37,6 +37,7 @@ mod init;
 mod install;
 mod label;
 mod list;
+mod move_volumes;
 mod persistent_volumes;
 mod progress;
 mod remove;
@@ -129,6 +130,7 @@ async fn dispatch(session: &mut Session, verb: &Verb) -> Result<(), Stop> {
         Verb::Explain(args) => explain::run(session, args).await,
         Verb::Remove(args) => remove::run(session, args).await,
         Verb::Clean(args) => clean::run(session, args).await,
+        Verb::Move(args) => move_volumes::run(session, args).await,
         Verb::Forget(args) => forget::run(session, args).await,
         Verb::Completion { shell } => completion(session, *shell),
         Verb::Complete { words } => {

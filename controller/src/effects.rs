@@ -173,7 +173,7 @@ async fn write_place(
     let chosen = &placement.chosen;
     let patch = json!({
         "metadata": { "uid": uid, "labels": { LABEL_DRIVE: chosen.drive } },
-        "spec": { "drive": chosen.drive, "placement": placement },
+        "spec": { "drive": chosen.drive, "placement": placement, "moveTo": null },
     });
     let volumes: Api<Volume> = leader.volumes();
     let (params, patch) = (patch_params(), Patch::Merge(&patch));
@@ -186,7 +186,7 @@ async fn write_place(
                 volume,
                 drive = chosen.drive,
                 node = chosen.node,
-                "inline volume placed"
+                "inline volume placed, or a volume moved"
             );
             Ok(())
         }

@@ -175,7 +175,11 @@ impl Inventory {
         if let Some(entry) = VolumeEntry::new(volume) {
             self.change_volume(&entry.name.clone(), |slot| {
                 let kept = slot.promised.take();
-                slot.promised = kept.filter(|p| p.entry.capacity_bytes > entry.capacity_bytes);
+                // What is seen may be older than what is promised: a smaller size, or not yet that drive.
+                slot.promised = kept.filter(|promise| {
+                    let Promise { entry: newer, .. } = promise;
+                    newer.capacity_bytes > entry.capacity_bytes || newer.drive != entry.drive
+                });
                 slot.seen = Some(entry);
             });
         }

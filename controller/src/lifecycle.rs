@@ -8,6 +8,8 @@
 //! | the same while volumes name it | people are told how many |
 //! | an inline Volume without a drive | a drive of its node is chosen, promised, written |
 //! | the same, and nothing fits | people are told why; tried again when something changes, at the latest after a while |
+//! | a Volume that is to be moved, and that nobody uses | the drive that is named is promised, written in place of the other |
+//! | the same, and somebody does, or the drive cannot take it | people are told why, once; tried again at each look |
 //! | more promised on a Drive than it holds | people are told, once |
 //! | an agent whose Lease is not renewed in time | its node is marked silent, and takes no volumes; people are told |
 //! | the same, renewed again | the mark is taken away; people are told |
@@ -22,7 +24,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::health::Judgement;
 use crate::inventory::{DriveEntry, Inventory, VolumeEntry};
 use crate::placement::request::{Class, Places, Request};
-use crate::placement::{Policy, place};
+use crate::placement::{Policy, place, place_on};
 
 /// How long an inline volume that does not fit is left alone.
 const RETRY_AFTER: SignedDuration = SignedDuration::from_secs(5);
@@ -39,7 +41,7 @@ pub enum Effect {
         /// All of them.
         finalizers: Vec<String>,
     },
-    /// The drive of an inline volume. Promised already.
+    /// The drive of an inline volume, or another one for a volume that is moved. Promised already.
     Place {
         /// Volume.
         volume: String,
@@ -86,6 +88,8 @@ pub struct Lifecycle {
     over_allocated: BTreeSet<String>,
     held: BTreeMap<String, usize>,
     unfit: BTreeMap<String, Unfit>,
+    /// What was said of volumes that are to be moved.
+    unmoved: BTreeMap<String, (Reason, String)>,
 }
 
 #[derive(Debug)]
@@ -122,12 +126,60 @@ impl Lifecycle {
         let unplaced: Vec<VolumeEntry> = inventory.volumes().filter(is_unplaced).cloned().collect();
         self.unfit
             .retain(|name, _| unplaced.iter().any(|v| v.name == *name));
-        for volume in unplaced {
-            if may_place {
-                effects.extend(self.inline(volume, inventory, policy, now));
-            }
+        let moving: Vec<VolumeEntry> = inventory.volumes().filter(is_moving).cloned().collect();
+        self.unmoved
+            .retain(|name, _| moving.iter().any(|v| v.name == *name));
+        if may_place {
+            let placed = unplaced.into_iter();
+            effects.extend(placed.filter_map(|volume| self.inline(volume, inventory, policy, now)));
+            let moved = moving.into_iter();
+            effects.extend(moved.filter_map(|volume| self.moved(volume, inventory, policy, now)));
         }
         effects
+    }
+
+    /// The drive that a person named, in place of the other, once nobody uses the volume.
+    fn moved(
+        &mut self,
+        volume: VolumeEntry,
+        inventory: &mut Inventory,
+        policy: Policy,
+        now: Timestamp,
+    ) -> Option<Effect> {
+        let (reason, message) = match destination(&volume, inventory, policy, now) {
+            Ok(placement) => {
+                self.unmoved.remove(&volume.name);
+                let drive = Some(placement.chosen.drive.as_str().into());
+                let (name, uid) = (volume.name.clone(), volume.uid.clone());
+                let move_to = None;
+                inventory.promise(
+                    VolumeEntry {
+                        drive,
+                        move_to,
+                        ..volume
+                    },
+                    now,
+                );
+                return Some(Effect::Place {
+                    volume: name,
+                    uid,
+                    placement: Box::new(placement),
+                });
+            }
+            Err(why) => why,
+        };
+        let said = (reason, message.clone());
+        if self.unmoved.insert(volume.name.clone(), said.clone()) == Some(said) {
+            return None;
+        }
+        Some(Effect::Tell(Notice {
+            kind: "Volume",
+            name: volume.name,
+            uid: volume.uid,
+            reason,
+            message,
+            warning: true,
+        }))
     }
 
     fn held_drive(&mut self, drive: &DriveEntry, volumes: usize) -> Option<Effect> {
@@ -212,6 +264,38 @@ fn is_unplaced(volume: &&VolumeEntry) -> bool {
     volume.drive.is_none() && volume.ephemeral && !volume.deleting
 }
 
+fn is_moving(volume: &&VolumeEntry) -> bool {
+    volume.move_to.is_some() && volume.drive.is_some() && !volume.deleting
+}
+
+/// What a volume that is to be moved finds on the drive that was named.
+fn destination(
+    volume: &VolumeEntry,
+    inventory: &Inventory,
+    policy: Policy,
+    now: Timestamp,
+) -> Result<Placement, (Reason, String)> {
+    let to = volume.move_to.as_deref().unwrap_or_default();
+    let drive = inventory.drive(to).ok_or_else(|| {
+        let message = format!("it is to be moved to drive {to}, which is not there");
+        (Reason::DriveNotFound, message)
+    })?;
+    if volume.in_use {
+        let message = format!("it is moved to drive {to} once no pod uses it");
+        return Err((Reason::StillPublished, message));
+    }
+    let request = inline_request(volume, now).map_err(|error| (Reason::InvalidParameter, error))?;
+    let placement = if volume.drive.as_deref() == Some(to) {
+        Err(Reason::AlreadyManaged)
+    } else {
+        place_on(drive, &request, inventory, policy)
+    };
+    placement.map_err(|reason| {
+        let why = reason.meaning();
+        (reason, format!("it cannot be moved to drive {to}: {why}"))
+    })
+}
+
 fn inline_request(volume: &VolumeEntry, now: Timestamp) -> Result<Request, String> {
     let class = Class::parse(&volume.parameters).map_err(|error| error.to_string())?;
     Ok(Request {
@@ -293,205 +377,5 @@ pub fn silence_notice(node: &str, uid: &str, silent: bool) -> Notice {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use api::names::FINALIZER_DEVICE;
-    use api::testing::{DriveBuilder, drive, lease, node, noon, volume};
-
-    fn inventory(drives: Vec<DriveBuilder>) -> Inventory {
-        let mut inventory = Inventory::default();
-        for drive in drives {
-            inventory.apply_drive(&drive.build());
-        }
-        inventory
-    }
-
-    fn step(lifecycle: &mut Lifecycle, inventory: &mut Inventory, seconds: i64) -> Vec<Effect> {
-        let now = noon() + SignedDuration::from_secs(seconds);
-        lifecycle.step(inventory, Policy::default(), now, true)
-    }
-
-    fn reasons(effects: &[Effect]) -> Vec<Reason> {
-        let reason = |effect: &Effect| match effect {
-            Effect::Tell(notice) => Some(notice.reason),
-            Effect::Finalizers { .. }
-            | Effect::Place { .. }
-            | Effect::Verdict(_)
-            | Effect::Silence { .. } => None,
-        };
-        effects.iter().filter_map(reason).collect()
-    }
-
-    /// Every combination: what becomes of the finalizers.
-    #[test]
-    fn the_placement_finalizer() {
-        for guarded in [false, true] {
-            for deleting in [false, true] {
-                for volumes in [0, 1] {
-                    let mut built = drive("d");
-                    if !guarded {
-                        built = built.unguarded();
-                    }
-                    if deleting {
-                        built = built.deleting();
-                    }
-                    let inventory = inventory(vec![built]);
-                    let effect = finalizers(inventory.drive("d").unwrap(), volumes);
-                    let wanted: Option<&[&str]> = match (guarded, deleting, volumes) {
-                        (false, false, _) => Some(&[FINALIZER_DEVICE, FINALIZER_PLACEMENT]),
-                        (true, true, 0) => Some(&[FINALIZER_DEVICE]),
-                        _ => None,
-                    };
-                    let found = effect.map(|effect| {
-                        let Effect::Finalizers { finalizers, .. } = effect else {
-                            panic!("{effect:?}");
-                        };
-                        finalizers
-                    });
-                    assert_eq!(
-                        found.as_deref(),
-                        wanted
-                            .map(|list| list.iter().map(|f| (*f).to_owned()).collect::<Vec<_>>())
-                            .as_deref(),
-                        "{guarded} {deleting} {volumes}"
-                    );
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_promise_keeps_a_drive_as_a_volume_does() {
-        let mut inventory = inventory(vec![drive("d").deleting()]);
-        let entry = VolumeEntry::new(&volume("v").on("n1", "d").build()).unwrap();
-        inventory.promise(entry, noon());
-        let mut lifecycle = Lifecycle::default();
-        let effects = step(&mut lifecycle, &mut inventory, 0);
-        assert_eq!(reasons(&effects), [Reason::DriveInUse]);
-        assert_eq!(step(&mut lifecycle, &mut inventory, 1), []);
-        inventory.withdraw("v");
-        let effects = step(&mut lifecycle, &mut inventory, 2);
-        assert!(
-            matches!(&effects[..], [Effect::Finalizers { .. }]),
-            "{effects:?}"
-        );
-    }
-
-    #[test]
-    fn inline_volumes_are_placed_on_their_node_one_after_the_other() {
-        let mut inventory = inventory(vec![
-            drive("d1").on("n1").holds(3 << 29),
-            drive("d2").on("n2").holds(1 << 40),
-        ]);
-        for name in ["a", "b"] {
-            inventory.apply_volume(&volume(name).ephemeral("n1").build());
-        }
-        let mut lifecycle = Lifecycle::default();
-        let effects = step(&mut lifecycle, &mut inventory, 0);
-        // 1 GiB each, and the drive of their node holds one.
-        let [
-            Effect::Place {
-                volume: first,
-                placement,
-                ..
-            },
-            Effect::Tell(notice),
-        ] = &effects[..]
-        else {
-            panic!("{effects:?}");
-        };
-        assert_eq!(
-            (first.as_str(), placement.chosen.drive.as_str()),
-            ("a", "d1")
-        );
-        assert_eq!((notice.name.as_str(), notice.reason), ("b", Reason::NoFit));
-        assert_eq!(
-            notice.message,
-            "2 drives: 1 on other nodes, 1 too small (at most 512 MiB free)"
-        );
-        // Said once, tried again later, and placed when there is room.
-        assert_eq!(step(&mut lifecycle, &mut inventory, 6), []);
-        inventory.withdraw("a");
-        inventory.remove_volume("a");
-        assert_eq!(step(&mut lifecycle, &mut inventory, 7), []);
-        assert!(matches!(
-            &step(&mut lifecycle, &mut inventory, 12)[..],
-            [Effect::Place { .. }]
-        ));
-    }
-
-    #[test]
-    fn inline_volumes_wait_for_the_lease_and_for_sense() {
-        let mut inventory = inventory(vec![drive("d1")]);
-        inventory.apply_volume(&volume("a").ephemeral("n1").build());
-        inventory.apply_volume(&volume("gone").ephemeral("n1").deleting().build());
-        let odd = volume("odd").ephemeral("n1").parameter("colour", "red");
-        inventory.apply_volume(&odd.build());
-        let mut lifecycle = Lifecycle::default();
-        let none = lifecycle.step(&mut inventory, Policy::default(), noon(), false);
-        assert_eq!(none, []);
-        let effects = step(&mut lifecycle, &mut inventory, 0);
-        assert!(matches!(&effects[0], Effect::Place { volume, .. } if volume == "a"));
-        assert_eq!(reasons(&effects), [Reason::InvalidParameter]);
-        assert_eq!(effects.len(), 2);
-    }
-
-    #[test]
-    fn over_allocation_is_told_once_each_time() {
-        let mut inventory = inventory(vec![drive("d").holds(1 << 30)]);
-        let mut lifecycle = Lifecycle::default();
-        for _ in 0..2 {
-            inventory.apply_volume(&volume("v").on("n1", "d").bytes(2 << 30).build());
-            let effects = step(&mut lifecycle, &mut inventory, 0);
-            assert_eq!(reasons(&effects), [Reason::OverAllocated]);
-            assert_eq!(step(&mut lifecycle, &mut inventory, 1), []);
-            inventory.remove_volume("v");
-            assert_eq!(step(&mut lifecycle, &mut inventory, 2), []);
-        }
-    }
-
-    #[test]
-    fn a_silent_node_is_marked_and_takes_no_volumes() {
-        let at = |seconds| noon() + SignedDuration::from_secs(seconds);
-        let mut inventory = inventory(vec![drive("d1").on("n1"), drive("d2").on("n2")]);
-        for name in ["n1", "n2"] {
-            inventory.apply_node(&node(name, &[]));
-            inventory.hear(name, &lease(name, at(0)), at(0));
-        }
-        let mut lifecycle = Lifecycle::default();
-        assert_eq!(step(&mut lifecycle, &mut inventory, 180), []);
-        inventory.hear("n2", &lease("n2", at(150)), at(150));
-        let effects = step(&mut lifecycle, &mut inventory, 181);
-        let silence = |since| Effect::Silence {
-            node: "n1".to_owned(),
-            uid: "uid-of-n1".to_owned(),
-            since,
-        };
-        assert_eq!(effects, [silence(Some(at(181)))]);
-        let mut marked = node("n1", &[]);
-        marked.status.get_or_insert_default().silent_since = Some(at(181));
-        inventory.apply_node(&marked);
-        assert_eq!(step(&mut lifecycle, &mut inventory, 182), []);
-
-        let request = Request {
-            name: "v".to_owned(),
-            bytes: 1,
-            class: Class::default(),
-            places: Places::default(),
-            now: at(182),
-        };
-        let chosen = |inventory: &Inventory| {
-            let placement = place(&request, inventory, Policy::default());
-            placement.map(|placement| placement.chosen.node)
-        };
-        assert_eq!(chosen(&inventory), Ok("n2".to_owned()));
-        inventory.remove_drive("d2");
-        assert_eq!(
-            chosen(&inventory).unwrap_err().to_string(),
-            "1 drive: 1 on silent nodes"
-        );
-
-        inventory.hear("n1", &lease("n1", at(190)), at(190));
-        assert_eq!(step(&mut lifecycle, &mut inventory, 190), [silence(None)]);
-    }
-}
+#[path = "lifecycle/tests.rs"]
+mod tests;

@@ -322,6 +322,34 @@ pub fn place(
     }
 }
 
+/// Whether one drive can take the volume, and what speaks for it.
+///
+/// # Errors
+/// The first rule that it fails.
+pub fn place_on(
+    drive: &DriveEntry,
+    request: &Request,
+    inventory: &Inventory,
+    policy: Policy,
+) -> Result<Placement, Reason> {
+    let query = Query::new(request, inventory, policy);
+    let refused = match Ranks::new(&request.places, inventory).rank(&drive.node) {
+        None => Some(WRONG_TOPOLOGY.0),
+        Some(_) if inventory.is_silent(&drive.node) => Some(NODE_SILENT.0),
+        Some(_) => query.refusal(drive),
+    };
+    match refused {
+        Some(reason) => Err(reason),
+        None => Ok(Placement {
+            chosen: Scores::of(&query, drive).named(drive),
+            runners_up: Vec::new(),
+            refused: Vec::new(),
+            considered: 1,
+            at: request.now,
+        }),
+    }
+}
+
 /// What a class finds in some places.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Room {

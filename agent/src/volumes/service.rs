@@ -188,19 +188,24 @@ impl Volumes {
         done
     }
 
-    /// A volume that goes is given to nobody any more.
+    /// A volume that goes is given to nobody any more, and one that is moved only from its new drive.
     fn not_ending(&self, subject: &Subject) -> Result<(), Refusal> {
-        let ending = subject
-            .object
-            .as_ref()
-            .is_some_and(|object| object.metadata.deletion_timestamp.is_some());
-        if ending {
+        let Some(object) = &subject.object else {
+            return Ok(());
+        };
+        if object.metadata.deletion_timestamp.is_some() {
             return Err(Refusal::new(
                 Reason::BeingRemoved,
                 "the volume is being deleted",
             ));
         }
-        Ok(())
+        match &object.spec.move_to {
+            Some(to) => Err(Refusal::new(
+                Reason::Pending,
+                format!("the volume is being moved to drive {to}"),
+            )),
+            None => Ok(()),
+        }
     }
 
     /// Takes what is mounted of a volume away from `path`, whatever is known of the volume.

@@ -11,7 +11,7 @@ Without devices it makes its own loop devices, in memory and on files of --dir, 
 SIGKILL it leaves the devices: losetup --detach); that needs root. On devices that are given it reads; it writes to
 them with a --fingerprint for each (see run). What erases wants all that are given to be of exactly one size, for both
 sides erase all of a device: at least eight of 512 MiB (erase-8, erase-writes-8), two of 1 GiB (neighbour) or one of
-1 GiB (erase-writes-1); elsewhere these are left out, and said so.
+1 GiB (erase-writes-1); elsewhere these are left out, and the table and the JSON say so and why.
 A contest takes about a minute. Leave the machine alone meanwhile: what else runs is measured, too.
 
 Contests, for --only: randread-1, randread-32, randread-128, passthrough-32, nop, write-8, write-32, health-check,
@@ -19,8 +19,10 @@ probe-256, probe-slow, erase-8, erase-writes-1, erase-writes-8, neighbour.
 
 A goal is met by the median of all rounds; short is what misses it by the median and by the better quartile; close is
 what misses it by the median alone: more rounds may tell.
+With --check nothing counts as met that was not judged: it fails as well where no row could be judged, and where a row of
+a contest that --only names could not, because its peer is missing or the contest was left out.
 
-Exit codes: 0 compared, 1 something is short (--check), 2 wrong usage, 3 failed or cancelled.";
+Exit codes: 0 compared, 1 something is short or was not judged (--check), 2 wrong usage, 3 failed or cancelled.";
 
 /// What to compare.
 #[derive(Args, Debug)]
@@ -30,7 +32,7 @@ pub(crate) struct Compare {
     /// Only this contest (their names are below); may be repeated
     #[arg(long, value_name = "NAME")]
     pub(crate) only: Vec<String>,
-    /// Rounds, each in random order
+    /// Rounds, each in random order; with --check at least 7
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) rounds: u32,
     /// Length of each timed run
@@ -48,10 +50,10 @@ pub(crate) struct Compare {
     /// The fingerprint of each device, in order: yes, overwrite these
     #[arg(long)]
     pub(crate) fingerprint: Vec<String>,
-    /// JSON instead of a table
+    /// JSON instead of a table, with what machine and which versions of the peers it was
     #[arg(long)]
     pub(crate) json: bool,
-    /// Exit 1 when something is short
+    /// Exit 1 when something is short, nothing was judged, or a row of what --only names was not
     #[arg(long)]
     pub(crate) check: bool,
 }

@@ -33,7 +33,7 @@ pub(super) struct Device {
 /// A device that somebody named, for as long as it is written to.
 #[derive(Debug)]
 struct Given {
-    /// An open device keeps its name, which the peers go by.
+    /// An open device keeps its name, which the peers go by (kernel-notes/35).
     _open: Target<ReadOnly>,
     /// The word for it as it was left: at first the one that was given.
     left: RefCell<String>,

@@ -1,7 +1,7 @@
 //! Loop devices to compare on. A file in memory is unlinked as soon as its device stands on it, so that it goes with the
 //! device; one on a disk keeps its name as long, for by that it is seen to have all of its blocks (kernel-notes/10).
-//! A device is not kept open meanwhile: the kernel forgets what was read of a device when its last user lets go, and whoever
-//! reads through the page cache would find all of it there.
+//! A device is not kept open meanwhile: the kernel forgets what was read of a device when its last user lets go
+//! (kernel-notes/36), and whoever reads through the page cache would find all of it there.
 
 use std::fs::{self, File};
 use std::io::Write as _;

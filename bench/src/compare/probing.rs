@@ -1,4 +1,7 @@
 //! Finding out what devices hold, beside the tools that do that.
+//!
+//! Ours reads one attribute of sysfs for each device, its size, and the places of the device where signatures are, as blkid
+//! and wipefs do. `lsblk -O` tells some sixty columns of each, most of them from sysfs: beside it ours is the lighter job.
 
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
@@ -9,7 +12,7 @@ use anyhow::Context as _;
 use super::figures::{Figures, Goal, Measure};
 use super::ground::Slowed;
 use super::process::{Order, Program, find, run, run_at_most};
-use super::{Contest, Lab, Row, Side};
+use super::{Contest, Lab, Row, Side, Skipped};
 
 /// Devices of the first contest.
 const MANY: usize = 256;
@@ -21,6 +24,8 @@ const DEVICE_BYTES: u64 = 320 << 20;
 const BLKID: &str = "blkid of all";
 /// How long blkid is waited for where one device is slow. It takes longer.
 const BLKID_LIMIT: Duration = Duration::from_secs(5);
+/// The device that may be read once a second is told of no sooner, if the kernel holds it to that.
+const SLOW_MS: f64 = 500.0;
 
 /// The first program that is missing to make devices that hold something.
 fn lacking() -> Option<&'static str> {
@@ -117,7 +122,10 @@ pub(super) fn all(lab: &Lab) -> anyhow::Result<Contest> {
     let (blkid, single, lsblk) = (BLKID, "blkid -p of each", "lsblk -J -O");
     let wipefs = "wipefs -n -J";
     Ok(Contest {
-        what: format!("what {count} devices hold"),
+        what: format!(
+            "what {count} devices hold: one attribute of sysfs (size) and the signatures of each, a lighter job than that \
+             of lsblk -O, which shows some sixty columns"
+        ),
         rows: vec![
             row("blkid", blkid, 20.0),
             row("blkid-each", single, 35.0),
@@ -147,7 +155,7 @@ pub(super) fn slow(lab: &Lab) -> anyhow::Result<Contest> {
         let devices = lab.many(SOME, DEVICE_BYTES, hold_something)?;
         let one = devices.get(SOME / 2).context("a device in the middle")?;
         lab.keep(Slowed::new(one, 1)?);
-        around_the_slow(lab, &devices)
+        around_the_slow(lab, &devices, one)
     };
     let row = |name: &str, peer, measure, goal| Row {
         name: format!("probe-slow/{name}"),
@@ -157,7 +165,7 @@ pub(super) fn slow(lab: &Lab) -> anyhow::Result<Contest> {
     };
     Ok(Contest {
         what: format!(
-            "what {SOME} devices hold, one of which answers once a second: until all others are told of"
+            "what {SOME} devices hold (size and signatures), one of which answers once a second: until all others are told of"
         ),
         rows: vec![
             row("blkid", BLKID, Measure::Wall, Goal::AtLeast(20.0)),
@@ -177,10 +185,14 @@ pub(super) fn slow(lab: &Lab) -> anyhow::Result<Contest> {
 }
 
 /// Ours and blkid, over devices of which one is slow.
-fn around_the_slow(lab: &Lab, devices: &[PathBuf]) -> (Side, Side) {
+fn around_the_slow(lab: &Lab, devices: &[PathBuf], slow: &Path) -> (Side, Side) {
     let ours = Program::new(&lab.own, words("probe --json", devices));
+    let nothing = Program::new(&lab.own, ["--version"]);
+    let slow = slow.display().to_string();
     let ours = Side::new("ours", move || {
-        others(&run(std::slice::from_ref(&ours), Order::InTurn)?.1)
+        let start = run(std::slice::from_ref(&nothing), Order::InTurn)?.0;
+        let said = run(std::slice::from_ref(&ours), Order::InTurn)?.1;
+        others(start.wall_s, &said, &slow)
     });
     let Some(path) = find("blkid") else {
         return (ours, Side::missing(BLKID, "blkid"));
@@ -190,22 +202,28 @@ fn around_the_slow(lab: &Lab, devices: &[PathBuf]) -> (Side, Side) {
     (ours, blkid)
 }
 
-/// From the start of the process to the last but one that was told of.
-fn others(said: &str) -> anyhow::Result<Figures> {
-    let mut after: Vec<f64> = said
+/// From the start of the process to the last but one that was told of. The process tells the time since it began to look;
+/// `start_s` comes on top: what the same program takes from its start to its end when it has nothing to do. The last must be
+/// the device that is slow, and late: else all of them were fast.
+fn others(start_s: f64, said: &str, slow: &str) -> anyhow::Result<Figures> {
+    let mut told: Vec<(f64, String)> = said
         .lines()
         .filter_map(|line| {
             let told: serde_json::Value = serde_json::from_str(line).ok()?;
-            told.get("afterMs")?.as_f64()
+            let device = told.get("device")?.as_str()?.to_owned();
+            Some((told.get("afterMs")?.as_f64()?, device))
         })
         .collect();
-    after.sort_by(f64::total_cmp);
-    let last = after
-        .len()
-        .checked_sub(2)
-        .and_then(|index| after.get(index));
+    told.sort_by(|one, other| one.0.total_cmp(&other.0));
+    let [.., (others_ms, _), (last_ms, last)] = told.as_slice() else {
+        anyhow::bail!("it told of less than two devices");
+    };
+    anyhow::ensure!(
+        last == slow && *last_ms >= SLOW_MS,
+        Skipped("the limit had no effect".into())
+    );
     Ok(Figures {
-        wall_s: last.context("it told of less than two devices")? / 1000.0,
+        wall_s: start_s + others_ms / 1000.0,
         ..Figures::default()
     })
 }
@@ -214,10 +232,35 @@ fn others(said: &str) -> anyhow::Result<Figures> {
 mod tests {
     use super::*;
 
+    fn told(all: &[(&str, f64)]) -> String {
+        let line = |(device, after): &(&str, f64)| {
+            format!("{{\"device\":\"{device}\",\"afterMs\":{after}}}\n")
+        };
+        all.iter().map(line).collect()
+    }
+
     #[test]
     fn the_slow_one_is_not_waited_for() {
-        let said = "{\"device\":\"a\",\"afterMs\":3.5}\n{\"device\":\"b\",\"afterMs\":2000}\n{\"device\":\"c\",\"afterMs\":2}\n";
-        assert_eq!(others(said).unwrap().wall_s, 0.0035);
-        assert!(others("{\"afterMs\":1}").is_err());
+        let said = told(&[("a", 3.5), ("b", 2000.0), ("c", 2.0)]);
+        assert_eq!(others(0.0, &said, "b").unwrap().wall_s, 0.0035);
+        let later = others(0.5, &said, "b").unwrap().wall_s;
+        assert!((later - 0.5035).abs() < 1e-9, "{later}");
+        assert!(others(0.0, &told(&[("b", 2000.0)]), "b").is_err());
+    }
+
+    #[test]
+    fn where_nothing_was_slow_nothing_is_compared() {
+        for all in [
+            // Not last, and not late.
+            [("b", 3.5), ("a", 2000.0)],
+            [("a", 3.5), ("b", 499.0)],
+        ] {
+            let error = others(0.0, &told(&all), "b").unwrap_err();
+            // As a contest is told that a round of it failed.
+            let error = error.context("what: ours");
+            let Skipped(why) = error.downcast::<Skipped>().unwrap();
+            assert_eq!(why, "the limit had no effect");
+        }
+        assert!(others(0.0, &told(&[("a", 3.5), ("b", 500.0)]), "b").is_ok());
     }
 }

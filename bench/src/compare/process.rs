@@ -78,6 +78,13 @@ impl Program {
             path: self.path.clone(),
         })
     }
+
+    /// The first line of what it says. `None` where it cannot be run, fails, or takes longer than `limit`.
+    pub(crate) fn first_line(&self, limit: Duration) -> Option<String> {
+        let said = self.start().ok()?.end(limit).ok()??;
+        let mut lines = said.lines().map(str::trim);
+        lines.find(|line| !line.is_empty()).map(str::to_owned)
+    }
 }
 
 struct Running {
@@ -214,6 +221,18 @@ mod tests {
     fn a_failure_is_told_with_its_last_words() {
         let failed = run(&[shell("echo why; exit 3")], Order::InTurn).unwrap_err();
         assert!(failed.to_string().ends_with("why"), "{failed}");
+    }
+
+    #[test]
+    fn a_first_line_is_told_or_not() {
+        let first = |script| shell(script).first_line(Duration::from_secs(5));
+        assert_eq!(first("echo; echo ' a 1.2'; echo b"), Some("a 1.2".into()));
+        assert_eq!(first("true"), None);
+        assert_eq!(first("echo usage; exit 1"), None);
+        let missing = Program::new(Path::new("/nowhere"), ["--version"]);
+        assert_eq!(missing.first_line(LIMIT), None);
+        let late = shell("echo a; exec sleep 600").first_line(Duration::from_millis(50));
+        assert_eq!(late, None);
     }
 
     #[test]

@@ -2,49 +2,72 @@
 
 use serde_json::{Value, json};
 
-use super::Line;
+use super::verdict::{Held, Line};
 
-pub(super) fn as_text(lines: &[Line], rounds: u32) -> String {
-    let mut table = vec![
-        [
-            "what",
-            "ours",
-            "peer",
-            "peer's",
-            "ratio",
-            "min–max",
-            "goal",
-            "",
-        ]
-        .map(str::to_owned),
-    ];
-    for line in lines {
-        let mut cells = [
-            line.name.clone(),
-            String::new(),
-            line.peer.to_owned(),
-            String::new(),
-            String::new(),
-            String::new(),
-            line.goal.to_string(),
-            String::new(),
-        ];
-        match &line.result {
-            Ok(shown) => {
-                let ratios = &shown.ratios;
-                cells[1] = line.measure.text(shown.ours);
-                cells[3] = line.measure.text(shown.peers);
-                cells[4] = format!("{:.2}", ratios.median());
-                cells[5] = format!("{:.2}–{:.2}", ratios.quantile(0.0), ratios.quantile(1.0));
-                cells[7] = ratios.against(line.goal).as_str().to_owned();
+/// A row of the table; the last is how it ended.
+type Cells = [String; 8];
+
+const HEAD: [&str; 8] = [
+    "what",
+    "ours",
+    "peer",
+    "peer's",
+    "ratio",
+    "min–max",
+    "goal",
+    "",
+];
+
+pub(super) fn as_text(held: &[Held], rounds: u32) -> String {
+    let mut table = vec![HEAD.map(str::to_owned)];
+    for held in held {
+        match &held.lines {
+            Ok(lines) => table.extend(lines.iter().map(cells)),
+            Err(why) => {
+                let mut cells = Cells::default();
+                held.contest.clone_into(&mut cells[0]);
+                cells[1] = format!("left out: {why}");
+                table.push(cells);
             }
-            Err(why) => cells[1] = why.clone(),
         }
-        table.push(cells);
     }
+    let mut text = padded(&table);
+    text += &format!(
+        "\nMedians of {rounds} rounds; a ratio is ours over the peer's, of times the peer's over ours.\n"
+    );
+    text + &contests(held)
+}
+
+fn cells(line: &Line) -> Cells {
+    let mut cells = [
+        line.name.clone(),
+        String::new(),
+        line.peer.to_owned(),
+        String::new(),
+        String::new(),
+        String::new(),
+        line.goal.to_string(),
+        String::new(),
+    ];
+    match &line.result {
+        Ok(shown) => {
+            let ratios = &shown.ratios;
+            cells[1] = line.measure.text(shown.ours);
+            cells[3] = line.measure.text(shown.peers);
+            cells[4] = format!("{:.2}", ratios.median());
+            cells[5] = format!("{:.2}–{:.2}", ratios.quantile(0.0), ratios.quantile(1.0));
+            cells[7] = ratios.against(line.goal).as_str().to_owned();
+        }
+        Err(why) => cells[1].clone_from(why),
+    }
+    cells
+}
+
+/// The columns under each other. A sentence in the second, which says why nothing is there, makes it no wider.
+fn padded(table: &[Cells]) -> String {
     let width = |column: usize| {
         let cells = table.iter().skip(usize::from(column == 1));
-        let of = |cells: &[String; 8]| cells.get(column).map_or(0, |cell| cell.chars().count());
+        let of = |cells: &Cells| cells.get(column).map_or(0, |cell| cell.chars().count());
         cells
             .map(of)
             .filter(|width| *width < 24 || column != 1)
@@ -53,7 +76,7 @@ pub(super) fn as_text(lines: &[Line], rounds: u32) -> String {
     };
     let widths: Vec<usize> = (0..8).map(width).collect();
     let mut text = String::new();
-    for cells in &table {
+    for cells in table {
         let padded: Vec<String> = cells
             .iter()
             .zip(&widths)
@@ -62,16 +85,13 @@ pub(super) fn as_text(lines: &[Line], rounds: u32) -> String {
         text += padded.join("  ").trim_end();
         text += "\n";
     }
-    text += &format!(
-        "\nMedians of {rounds} rounds; a ratio is ours over the peer's, of times the peer's over ours.\n"
-    );
-    text + &contests(lines)
+    text
 }
 
 /// What was done in each contest.
-fn contests(lines: &[Line]) -> String {
+fn contests(held: &[Held]) -> String {
     let mut all = Vec::new();
-    for line in lines {
+    for line in held.iter().flat_map(|held| held.lines.iter().flatten()) {
         let name = line.name.split('/').next().unwrap_or_default();
         let told = format!("{name}: {}\n", line.what);
         if !all.contains(&told) {
@@ -81,35 +101,95 @@ fn contests(lines: &[Line]) -> String {
     all.concat()
 }
 
-pub(super) fn as_json(lines: &[Line], rounds: u32, seed: u64) -> Value {
-    let rows: Vec<Value> = lines
-        .iter()
-        .map(|line| match &line.result {
-            Ok(shown) => json!({
-                "name": line.name,
-                "what": line.what,
-                "peer": line.peer,
-                "ours": shown.ours,
-                "peers": shown.peers,
-                "ratio": {
-                    "median": shown.ratios.median(),
-                    "min": shown.ratios.quantile(0.0),
-                    "max": shown.ratios.quantile(1.0),
-                    "lowerQuartile": shown.ratios.quantile(0.25),
-                    "upperQuartile": shown.ratios.quantile(0.75),
-                },
-                "goal": line.goal.to_string(),
-                "outcome": shown.ratios.against(line.goal).as_str(),
-            }),
-            Err(why) => json!({
-                "name": line.name,
-                "what": line.what,
-                "peer": line.peer,
-                "goal": line.goal.to_string(),
-                "outcome": "missing",
+/// `host` is what [`facts`](super::host::facts) says.
+pub(super) fn as_json(held: &[Held], rounds: u32, seed: u64, host: &Value) -> Value {
+    let mut rows = Vec::new();
+    for held in held {
+        match &held.lines {
+            Ok(lines) => rows.extend(lines.iter().map(row)),
+            Err(why) => rows.push(json!({
+                "name": held.contest,
+                "outcome": "left out",
                 "why": why,
-            }),
-        })
-        .collect();
-    json!({ "rounds": rounds, "seed": seed, "rows": rows })
+            })),
+        }
+    }
+    json!({ "rounds": rounds, "seed": seed, "host": host, "rows": rows })
+}
+
+fn row(line: &Line) -> Value {
+    match &line.result {
+        Ok(shown) => json!({
+            "name": line.name,
+            "what": line.what,
+            "peer": line.peer,
+            "ours": shown.ours,
+            "peers": shown.peers,
+            "ratio": {
+                "median": shown.ratios.median(),
+                "min": shown.ratios.quantile(0.0),
+                "max": shown.ratios.quantile(1.0),
+                "lowerQuartile": shown.ratios.quantile(0.25),
+                "upperQuartile": shown.ratios.quantile(0.75),
+            },
+            "goal": line.goal.to_string(),
+            "outcome": shown.ratios.against(line.goal).as_str(),
+        }),
+        Err(why) => json!({
+            "name": line.name,
+            "what": line.what,
+            "peer": line.peer,
+            "goal": line.goal.to_string(),
+            "outcome": "missing",
+            "why": why,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::verdict::tests::{left_out, line};
+    use super::*;
+
+    fn held() -> [Held; 2] {
+        let nop = Held {
+            contest: "nop",
+            lines: Ok(vec![line(&[1.0, 2.0, 3.0]), line(&[])]),
+        };
+        [nop, left_out("erase-writes-8")]
+    }
+
+    #[test]
+    fn a_table_tells_what_was_left_out() {
+        let text = as_text(&held(), 7);
+        let rows: Vec<&str> = text.lines().collect();
+        assert!(rows[0].starts_with("what            ours"), "{text}");
+        assert!(rows[1].ends_with("met"), "{text}");
+        assert!(
+            rows[2].starts_with("nop/cpu         it is not on this machine"),
+            "{text}"
+        );
+        assert_eq!(rows[3], "erase-writes-8  left out: the reason");
+        assert_eq!(text.matches("\nnop: no-ops\n").count(), 1, "{text}");
+    }
+
+    #[test]
+    fn json_tells_of_the_host_and_of_what_was_left_out() {
+        let host = json!({ "kernel": "6.18" });
+        let told = as_json(&held(), 7, 1, &host);
+        assert_eq!(told["host"], host);
+        let outcomes: Vec<&Value> = told["rows"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| &row["outcome"])
+            .collect();
+        assert_eq!(outcomes, ["met", "missing", "left out"]);
+        let left_out = json!({
+            "name": "erase-writes-8",
+            "outcome": "left out",
+            "why": "the reason",
+        });
+        assert_eq!(told["rows"][2], left_out);
+    }
 }

@@ -259,6 +259,9 @@ fn status(row: &VolumeRow) -> Cell {
             ",LettingGo"
         });
     }
+    if row.volume.spec.move_to.is_some() {
+        text.push_str(",Moving");
+    }
     if row.volume.spec.suspended {
         text.push_str(",Suspended");
     }

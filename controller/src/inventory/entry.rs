@@ -202,6 +202,8 @@ pub struct VolumeEntry {
     pub ephemeral: bool,
     /// Parameters of its class.
     pub parameters: BTreeMap<String, String>,
+    /// Drive to which its reference is to be moved.
+    pub move_to: Option<String>,
     /// Its data may be destroyed.
     pub release: bool,
     /// Being deleted.
@@ -232,6 +234,7 @@ impl VolumeEntry {
             single_writer: spec.single_writer,
             ephemeral: spec.ephemeral,
             parameters: class_parameters(&spec.parameters),
+            move_to: spec.move_to.clone(),
             release: spec.release,
             deleting: meta.deletion_timestamp.is_some(),
             phase: status.map(|status| status.phase).unwrap_or_default(),

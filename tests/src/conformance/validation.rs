@@ -123,6 +123,24 @@ pub(super) async fn rules_on_changes_hold(ground: &Ground) -> Result<()> {
         let status = refused(ground.patch(&name, patch.clone()).await, 422, "Invalid")?;
         ensure!(status.message.contains(said), "{patch}: {}", status.message);
     }
+    // But to the drive that was named, and only together with the name's end.
+    ground
+        .patch(&name, json!({"spec": {"moveTo": "e"}}))
+        .await?;
+    for patch in [
+        json!({"spec": {"drive": "e"}}),
+        json!({"spec": {"drive": "f", "moveTo": null}}),
+    ] {
+        let status = refused(ground.patch(&name, patch.clone()).await, 422, "Invalid")?;
+        ensure!(
+            status.message.contains("moveTo named"),
+            "{patch}: {}",
+            status.message
+        );
+    }
+    ground
+        .patch(&name, json!({"spec": {"drive": "e", "moveTo": null}}))
+        .await?;
     ground
         .patch(
             &name,

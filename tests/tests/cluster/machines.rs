@@ -28,6 +28,27 @@ pub(crate) fn story(stage: &Stage) {
     for machine in machines {
         stage.cluster.leave(machine);
     }
+    they_do_not_come_back(stage);
+}
+
+/// Their agents fall silent, and what is left of them in the API is taken away. What the native node has stays.
+fn they_do_not_come_back(stage: &Stage) {
+    let before = (stage.all("rnode").len(), stage.all("rdrive").len());
+    for name in NAMES {
+        let word = ["forget", name, "--yes", name];
+        stage.cluster.ringpv(&word).refused(1, "NodeHeard");
+        // Else it would take three minutes.
+        let lease = format!("lease/ringpv-agent-{name}");
+        let short = json!({"spec": {"leaseDurationSeconds": 1}}).to_string();
+        stage.kubectl(&["--namespace=ringpv", "patch", &lease, "--patch", &short]);
+        stage.cluster.until("its agent is silent", || {
+            !stage.get("rnode", name)["status"]["silentSince"].is_null()
+        });
+        stage.told_in("ringpv", name, "renewed");
+        stage.cluster.ringpv(&word).ok();
+    }
+    let after = (stage.all("rnode").len(), stage.all("rdrive").len());
+    assert_eq!((after.0 + 2, after.1 + 4), before);
 }
 
 /// Each replica gets a machine of its own, by the topology that its claim's volume has.

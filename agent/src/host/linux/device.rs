@@ -41,7 +41,8 @@ pub(super) fn number(device: &str) -> Result<String, HostError> {
     Ok(format!("{}:{}", major(found.rdev()), minor(found.rdev())))
 }
 
-/// An open device keeps its number, and with it its name: both are given away only after the last one has closed it.
+/// An open device keeps its number, and with it its name: both are given away only after the last one has closed it
+/// (kernel-notes/35).
 pub(super) fn keep_name(device: &str) -> Result<KeptName, HostError> {
     let path = device_path(device);
     let file = open(&path, false, 0)?;
