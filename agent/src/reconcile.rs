@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use kube::api::Api;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Client, ResourceExt as _};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -62,6 +62,8 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// Bounds.
     pub limits: Limits,
+    /// Whose turn it is to zero by itself, where volumes share what drives share: one drive's.
+    pub erase_turn: Arc<Semaphore>,
     /// The wall clock.
     pub clock: fn() -> Timestamp,
 }

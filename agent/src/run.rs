@@ -201,6 +201,7 @@ async fn context(
         snapshots: discovery.subscribe(),
         metrics: Arc::new(Metrics::new(metrics, &limits)),
         limits,
+        erase_turn: Arc::new(tokio::sync::Semaphore::new(1)),
         clock: Timestamp::now,
     };
     Ok((ctx, discovery))

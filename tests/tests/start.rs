@@ -102,6 +102,7 @@ impl Machine {
                 &limits,
             )),
             limits,
+            erase_turn: Arc::new(tokio::sync::Semaphore::new(1)),
             clock: Timestamp::now,
         }
     }

@@ -11,7 +11,7 @@ use super::{
     Apply, Claim, EraseLevel, EraseMethod, EraseVerify, Method, Outcome, Reason, Refusal, Retry,
     SecureState, Seen, Session, Verify, Warrant,
 };
-use crate::host::{HeldDevice, HostError};
+use crate::host::{Cause, HeldDevice, HostError};
 use crate::plan::asked;
 use crate::probe::identity;
 
@@ -291,11 +291,12 @@ fn erased(secure: SecureState, course: &Course) -> Outcome {
     }
 }
 
-/// The device cannot do it so.
+/// The device cannot do it so: it says so, or says that it did and did not.
 fn is_refusal(method: Method, error: &HostError) -> bool {
-    error
-        .errno()
-        .is_some_and(|errno| method.is_refused_by(errno))
+    matches!(error.cause, Cause::Unable(_))
+        || error
+            .errno()
+            .is_some_and(|errno| method.is_refused_by(errno))
 }
 
 /// What stands against taking a device, apart from what it holds and whose it is; `unread` where it may be one that

@@ -17,7 +17,7 @@ use super::discovery::ReprobeError;
 use super::fixture::{CLUSTER, DRIVE, policy};
 use super::machine::Machine;
 use super::reader::Reader;
-use super::{Discovery, Policy, Seen, Snapshot};
+use super::{Discovery, Media, Policy, Seen, Snapshot};
 
 const GIB: u64 = 1 << 30;
 
@@ -152,6 +152,22 @@ async fn a_device_is_read_while_others_are_looked_up() {
     let discovery = began.await.unwrap();
     let seen = until(&discovery, |now| now.devices["sdb"].is_blank()).await;
     assert!(seen.devices["sda"].is_unread(), "a pipe is no disk");
+}
+
+/// It is shown without what the silent one holds, long before that is given up.
+#[tokio::test]
+async fn a_silent_device_keeps_nobody_waiting() {
+    let machine = machine(&["sda", "sdb"]);
+    let silent = machine.root().dev.join("sda");
+    std::fs::remove_file(&silent).unwrap();
+    nix::unistd::mkfifo(&silent, Mode::S_IRWXU).unwrap();
+    let discovery = discovery(&machine, None).await;
+    let seen = until(&discovery, |now| now.devices["sdb"].is_blank()).await;
+    assert!(!seen.complete);
+    let Media::Unresponsive { message } = &seen.devices["sda"].facts.media else {
+        panic!("{:?}", seen.devices["sda"].facts.media);
+    };
+    assert!(message.contains("not answered yet"), "{message}");
 }
 
 #[tokio::test]

@@ -32,8 +32,9 @@ use crate::uevent::{Change, Events};
 
 /// How long a device may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
-/// How long a picture waits for what is being read: it is not shown by halves, unless a device is slow.
-const HOLD: Duration = Duration::from_millis(250);
+/// How long a picture waits for what is being read: it is not shown by halves, unless a device is slow, which keeps nobody
+/// waiting.
+const HOLD: Duration = Duration::from_millis(40);
 /// Changes are gathered for so long before they are looked at: one attach makes several events.
 const GATHER: Duration = Duration::from_millis(100);
 /// All facts are read again after this long (write protection, for one, is told by nobody), and every so many times the

@@ -22,8 +22,8 @@ use std::num::NonZeroU64;
 
 use super::{Limiter, Method, Piece, Plan, Wanted};
 
-/// Bytes of the first piece by a method: refused or done, it costs nothing.
-const TRIAL_BYTES: u64 = 1 << 20;
+/// Bytes of the first piece by a method: refused or done, it costs nothing. It is read back.
+pub(super) const TRIAL_BYTES: u64 = 1 << 20;
 /// A first piece that took no longer shows what a call costs, not how fast the device is.
 const QUICK_NS: u64 = 100_000;
 /// So many times as fast is clear from a first piece.

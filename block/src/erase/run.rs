@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::stat::{major, minor};
 
-use super::course::{Queue, Zeroed};
+use super::course::{Queue, TRIAL_BYTES, Zeroed};
 use super::secure::kernel::{AdminCommand, FirstBlock};
 use super::secure::sanitize::{
     self, Answer, Log, Next, SANITIZE_LOG_BYTES, Sanitized, Told, sanitize_log,
@@ -61,6 +61,14 @@ pub enum EraseError {
         #[source]
         source: io::Error,
     },
+    /// The device says that it did it, and did not.
+    #[error("{} was answered as done, but the byte at {offset} is not zero", .method.as_str())]
+    Unproved {
+        /// Which.
+        method: Method,
+        /// The first byte that is not zero.
+        offset: u64,
+    },
     /// A write or a read failed.
     #[error("{}", .0.to_string())]
     Bulk(#[source] BulkError),
@@ -84,12 +92,13 @@ impl EraseError {
     /// The device cannot do it so; another way may do.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
-        let Self::Offload { method, source, .. } = self else {
-            return false;
-        };
-        source
-            .raw_os_error()
-            .is_some_and(|errno| method.is_refused_by(errno))
+        match self {
+            Self::Offload { method, source, .. } => source
+                .raw_os_error()
+                .is_some_and(|errno| method.is_refused_by(errno)),
+            Self::Unproved { .. } => true,
+            Self::Bulk(_) | Self::Flush(_) | Self::NoDevice(_) | Self::Cancelled { .. } => false,
+        }
     }
 }
 
@@ -161,7 +170,9 @@ impl Eraser {
         &self.limiter
     }
 
-    /// Zeroes one piece. [`EraseError::is_refusal`] where the device cannot do it so. Not durable before [`flush`](Self::flush).
+    /// Zeroes one piece. [`EraseError::is_refusal`] where the device cannot do it so. The first piece by each method of the
+    /// device's own is read back: a device that answers and does nothing is found out before all of it is zeroed in vain.
+    /// Not durable before [`flush`](Self::flush).
     ///
     /// # Errors
     /// [`EraseError`].
@@ -176,8 +187,12 @@ impl Eraser {
             Method::ZeroWrites => self.bulk.zero(piece.range).map_err(EraseError::Bulk)?,
             Method::PunchHole | Method::ZeroRange | Method::WriteZeroes => self.offload(piece)?,
         }
+        let took_ns = self.clock.now_ns().saturating_sub(begun);
+        if piece.method != Method::ZeroWrites && piece.range.bytes <= TRIAL_BYTES {
+            unproved(piece.method, self.find_nonzero(piece.range)?)?;
+        }
         Ok(Zeroed {
-            took_ns: self.clock.now_ns().saturating_sub(begun),
+            took_ns,
             queue: self.queue(),
         })
     }
@@ -400,6 +415,13 @@ impl Eraser {
     }
 }
 
+/// An error where something was found that is not zero.
+fn unproved(method: Method, found: Option<u64>) -> Result<(), EraseError> {
+    found.map_or(Ok(()), |offset| {
+        Err(EraseError::Unproved { method, offset })
+    })
+}
+
 /// `nvme0n1`; empty where sysfs does not say.
 fn kernel_name(sysfs: &Path) -> String {
     let place = std::fs::read_link(sysfs).unwrap_or_default();
@@ -482,6 +504,17 @@ mod tests {
     use super::*;
 
     /// As sysfs has it: a link to the device, the partition below its disk, and the queue the disk's alone.
+    #[test]
+    fn who_answers_and_does_nothing_is_asked_no_more() {
+        assert!(unproved(Method::PunchHole, None).is_ok());
+        let lie = unproved(Method::PunchHole, Some(4096)).unwrap_err();
+        assert!(lie.is_refusal(), "{lie}");
+        assert!(
+            lie.to_string().contains("the byte at 4096 is not zero"),
+            "{lie}"
+        );
+    }
+
     #[test]
     fn a_partition_has_the_queue_of_its_disk() {
         let root = tempfile::tempdir().unwrap();

@@ -230,6 +230,16 @@ impl Drop for Held {
     }
 }
 
+impl Held {
+    fn unable(&self, why: &str) -> HostError {
+        HostError {
+            verb: "erase",
+            target: self.device.clone(),
+            cause: Cause::Unable(why.to_owned()),
+        }
+    }
+}
+
 impl HeldDevice for Held {
     fn size_bytes(&self) -> u64 {
         self.size_bytes
@@ -277,6 +287,14 @@ impl HeldDevice for Held {
         let Piece { range, method } = piece;
         warrant.assert_device(&self.major_minor, self.size_bytes);
         warrant.assert_erasable(range);
+        // Of the drives that zero nothing by themselves, every other says that it does.
+        let lies = self.host.look("look at", &self.device, |machine| {
+            let disk = machine.disk(&self.device)?;
+            Ok(!disk.offloads && disk.serial.bytes().last().is_some_and(|byte| byte % 2 == 1))
+        })?;
+        if method.is_offloaded() && lies {
+            return Err(self.unable("it was answered as done, and was not"));
+        }
         self.host.change("zero", &self.device, |machine| {
             let disk = machine.disk_mut(&self.device)?;
             if method.is_offloaded() && !disk.offloads {
@@ -302,12 +320,8 @@ impl HeldDevice for Held {
             && self.host.look("look at", &self.device, |machine| {
                 Ok(machine.disk(&self.device)?.offloads)
             })?;
-        let unable = || HostError {
-            verb: "erase",
-            target: self.device.clone(),
-            cause: Cause::Unable("the drive cannot do it".to_owned()),
-        };
-        can.then_some(()).ok_or_else(unable)
+        can.then_some(())
+            .ok_or_else(|| self.unable("the drive cannot do it"))
     }
 
     fn has_failed_to_sanitize(&self) -> Result<bool, HostError> {

@@ -226,6 +226,11 @@ fn of_erase(device: &str, error: EraseError) -> HostError {
             );
             HostError::io("zero", target, source)
         }
+        EraseError::Unproved { .. } => HostError {
+            verb: "zero",
+            target: device.to_owned(),
+            cause: Cause::Unable(error.to_string()),
+        },
         EraseError::Cancelled { .. } => HostError::refused("zero", device, "it was stopped"),
     }
 }

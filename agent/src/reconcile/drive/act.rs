@@ -9,7 +9,8 @@ use std::time::Duration;
 use api::drive::Step;
 use api::serve::faults;
 use api::{Drive, DriveStatus, Reason};
-use tokio::time::Instant;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, timeout};
 
 use crate::apply::{Apply, Attached, Outcome, Refusal, Retry, Session};
 use crate::metrics::OfDrive;
@@ -26,6 +27,8 @@ use super::{Stopped, Task};
 const STEP_TIMEOUT: Duration = Duration::from_secs(600);
 /// The same for a drive that erases its cells: longer than the kernel waits for that command.
 const SECURE_TIMEOUT: Duration = Duration::from_secs(4 * 3600);
+/// How long a turn to zero is waited for.
+const TURN_MAX: Duration = Duration::from_secs(20);
 /// Between two writes of a cursor.
 const CURSOR_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -74,7 +77,10 @@ impl Task {
             self.ctx.registry.remove(&self.id);
         }
         let mut cursor_written = Instant::now();
+        let mut by_itself = false;
         loop {
+            // Held over the rest as well, so that all drives together leave half of the time.
+            let _turn = self.erase_turn(by_itself).await;
             let began = Instant::now();
             let outcome;
             (session, outcome) = self.piece(drive, session, &action).await?;
@@ -93,6 +99,7 @@ impl Task {
                 faults::after(name);
                 return Ok(session);
             };
+            by_itself = offloaded;
             faults::piece(name);
             self.count_erased(&status);
             if let Action::Erase {
@@ -236,6 +243,16 @@ impl Task {
             return Ok(());
         }
         Err(Stopped::Changed)
+    }
+
+    /// Waits for this drive's turn to zero by itself, where there is somebody to leave time to. A drive that hangs in its own
+    /// keeps the others no longer than a while.
+    async fn erase_turn(&self, by_itself: bool) -> Option<OwnedSemaphorePermit> {
+        if !by_itself || !self.has_neighbours() {
+            return None;
+        }
+        let turn = Arc::clone(&self.ctx.erase_turn).acquire_owned();
+        timeout(TURN_MAX, turn).await.ok()?.ok()
     }
 
     /// Whether a piece that the device zeroes by itself is followed by a rest as long as itself, so that others have half of
