@@ -1,4 +1,5 @@
-//! Writes to the API: status as a merge patch, finalizers, both under the object's resourceVersion. Nothing else is written.
+//! Writes to the API: status as a merge patch, finalizers, both under the object's resourceVersion, and events. Nothing else
+//! is written.
 //!
 //! A name may be another object by now. A uid in a patch of the status says nothing: of a custom resource the API server
 //! keeps all metadata as they are, and only the version is compared. So that is named, and the uid looked at where it moved.
@@ -6,8 +7,11 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use api::names::MANAGER_AGENT;
-use kube::api::{Api, Patch, PatchParams};
+use api::event::Notice;
+use api::names::{MANAGER_AGENT, NAMESPACE};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Event;
+use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::{Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -42,6 +46,22 @@ pub enum WriteError {
     /// No answer in time.
     #[error("writing {0}: no answer within {t} s", t = WRITE_TIMEOUT.as_secs())]
     TimedOut(String),
+}
+
+/// Tells people, and does not wait for it: an event that is lost says nothing that the status does not say as well.
+pub fn tell(client: kube::Client, notice: &Notice, now: Timestamp) {
+    let event = notice.event(MANAGER_AGENT, now);
+    let name = notice.name.clone();
+    tokio::spawn(async move {
+        let events: Api<Event> = Api::namespaced(client, NAMESPACE);
+        let params = PostParams {
+            field_manager: Some(MANAGER_AGENT.to_owned()),
+            ..PostParams::default()
+        };
+        if let Err(error) = within(&name, events.create(&params, &event)).await {
+            tracing::debug!(name, %error, "An event could not be written");
+        }
+    });
 }
 
 async fn within<T>(

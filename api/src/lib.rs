@@ -25,6 +25,7 @@ pub mod condition;
 pub mod csi;
 pub mod drive;
 pub mod ellipsis;
+pub mod event;
 pub mod latency;
 pub mod names;
 pub mod reason;

@@ -6,15 +6,15 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use api::event::Notice;
 use api::names::{LABEL_DRIVE, MANAGER_CONTROLLER, NAMESPACE};
 use api::serve::faults;
 use api::{Drive, StorageNode, Volume};
 use futures::StreamExt as _;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::api::core::v1::Event;
 use kube::Api;
-use kube::api::{ObjectMeta, Patch};
+use kube::api::Patch;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -23,7 +23,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::health::Judgement;
 use crate::leader::{CallError, Leader, call, patch_params, post_params};
 use crate::lease::PLACING_WRITE_TIMEOUT;
-use crate::lifecycle::{Effect, Notice, silence_notice};
+use crate::lifecycle::{Effect, silence_notice};
 
 /// Effects that wait at most.
 const QUEUE_MAX: usize = 1_024;
@@ -260,43 +260,10 @@ fn verdict_patch(verdict: &api::drive::HealthVerdict) -> Value {
 }
 
 async fn write_event(leader: &Leader, notice: &Notice) -> Result<(), CallError> {
-    let now = Time(leader.now());
-    let event = Event {
-        metadata: ObjectMeta {
-            generate_name: Some(format!("{}.", notice.name)),
-            namespace: Some(NAMESPACE.to_owned()),
-            ..ObjectMeta::default()
-        },
-        involved_object: ObjectReference {
-            api_version: Some(format!("{}/{}", api::names::GROUP, api::names::VERSION)),
-            kind: Some(notice.kind.to_owned()),
-            name: Some(notice.name.clone()),
-            uid: Some(notice.uid.clone()),
-            ..ObjectReference::default()
-        },
-        reason: Some(notice.reason.to_string()),
-        message: Some(sentence(notice)),
-        type_: Some(if notice.warning { "Warning" } else { "Normal" }.to_owned()),
-        first_timestamp: Some(now.clone()),
-        last_timestamp: Some(now),
-        count: Some(1),
-        source: Some(EventSource {
-            component: Some(MANAGER_CONTROLLER.to_owned()),
-            host: None,
-        }),
-        reporting_component: Some(MANAGER_CONTROLLER.to_owned()),
-        ..Event::default()
-    };
+    let event = notice.event(MANAGER_CONTROLLER, leader.now());
     let events: Api<Event> = Api::namespaced(leader.client.clone(), NAMESPACE);
     let params = post_params();
     let told = call(WRITE_TIMEOUT, events.create(&params, &event));
     faults::around("tell", told).await?;
     Ok(())
-}
-
-fn sentence(notice: &Notice) -> String {
-    match notice.reason.advice() {
-        "" => notice.message.clone(),
-        advice => format!("{}; {advice}", notice.message),
-    }
 }

@@ -16,6 +16,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use api::event::Notice;
 use api::names::FINALIZER_PLACEMENT;
 use api::volume::Placement;
 use api::{Bytes, Reason};
@@ -63,23 +64,6 @@ pub enum Effect {
     },
     /// A word to people.
     Tell(Notice),
-}
-
-/// A word to people about one object.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Notice {
-    /// `Drive`, `Volume` or `StorageNode`.
-    pub kind: &'static str,
-    /// Name.
-    pub name: String,
-    /// UID.
-    pub uid: String,
-    /// The word.
-    pub reason: Reason,
-    /// The sentence.
-    pub message: String,
-    /// Whether somebody should look.
-    pub warning: bool,
 }
 
 /// What was said and tried already.

@@ -27,10 +27,11 @@ mod cluster {
     pub(crate) mod seen;
     pub(crate) mod stage;
     pub(crate) mod stateful;
+    pub(crate) mod steered;
 }
 use cluster::{
     access, installed, kinds, leader, machines, measured, refused, reinstalled, restarts, seen,
-    stage, stateful,
+    stage, stateful, steered,
 };
 use stage::Stage;
 
@@ -45,7 +46,7 @@ use Told::{Always, InTurn};
 type Story = fn(&mut Stage);
 
 /// One after another on one cluster, which takes as long to start as one of them to run.
-const STORIES: [(&str, Told, Story); 18] = [
+const STORIES: [(&str, Told, Story); 20] = [
     ("a_pod_runs_to_its_end", Always, |it| {
         a_pod_runs_to_its_end(&it.cluster)
     }),
@@ -62,6 +63,7 @@ const STORIES: [(&str, Told, Story); 18] = [
     ("stateful", Always, |it| stateful::story(it)),
     ("refused", Always, |it| refused::story(it)),
     ("kinds", InTurn, |it| kinds::story(it)),
+    ("steered", InTurn, |it| steered::story(it)),
     ("an_agent_is_kept_to_its_own", Always, |it| {
         access::agents(it)
     }),
@@ -71,6 +73,7 @@ const STORIES: [(&str, Told, Story); 18] = [
     ("measured", InTurn, |it| measured::story(it)),
     ("seen", InTurn, |it| seen::story(it)),
     ("the_leader_is_killed", InTurn, |it| leader::story(it)),
+    ("the_leader_wakes_up_late", InTurn, |it| leader::late(it)),
     ("upgraded", InTurn, |it| restarts::upgraded(it)),
     ("the_agent_is_killed", InTurn, |it| {
         restarts::agent_killed(it)

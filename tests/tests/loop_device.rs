@@ -394,6 +394,11 @@ fn a_drive_that_is_elsewhere_is_lost_until_it_is_accepted() {
         status.message
     );
     assert!(machine.devices()[0].mounts().is_empty());
+    for reason in [Reason::Preparing, Reason::Ready, Reason::FingerprintChanged] {
+        until("people to be told of each turn", LIMIT, || {
+            machine.is_told(&name, reason).then_some(())
+        });
+    }
     let path = machine.path("mnt-kept").display().to_string();
     machine
         .ringpv(&["volumes", "mount", "kept", &path])

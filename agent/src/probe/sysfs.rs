@@ -2,7 +2,8 @@
 //!
 //! Attributes are read relative to the device's open directory: half the work of full paths, and all of one device
 //! even if its name is given to another meanwhile. Nothing here touches a device but one attribute: virtio's serial
-//! is asked of the device each time (kernel-notes/32), so it is read on a thread that may hang ([`slow_serial`]).
+//! is asked of the device each time (kernel-notes/32), so it is read on a thread that may hang ([`slow_serial`]). What an
+//! ioctl would tell is here as well, and an ioctl wants the device opened, which may take as long as the device likes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;

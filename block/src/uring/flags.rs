@@ -1,4 +1,5 @@
-//! The set-up flags of a ring, and whether there can be one at all: tried, not believed.
+//! The set-up flags of a ring, and whether there can be one at all: tried, not believed, once a process. A ring that is
+//! refused later, with flags that worked then, is short of something; threads do its work.
 
 use std::fmt;
 use std::time::Duration;

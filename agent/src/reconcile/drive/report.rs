@@ -3,9 +3,11 @@
 use std::sync::atomic::AtomicBool;
 
 use api::drive::{DriveCapacity, DriveStatus};
+use api::event::Notice;
 use api::names::FINALIZER_DEVICE;
 use api::{Drive, DrivePhase, Reason};
 
+use kube::ResourceExt as _;
 use tokio::time::Instant;
 
 use crate::allocation::{self, Figures};
@@ -22,6 +24,32 @@ use crate::standing;
 use super::vitals::Vitals;
 use super::{Stopped, Task};
 
+/// What people are told where a drive's phase, or the reason for it, is another than before.
+fn turn(drive: &Drive, before: &DriveStatus, now: &DriveStatus) -> Option<Notice> {
+    let reason = now.reason?;
+    if (before.phase, before.reason) == (now.phase, now.reason) {
+        return None;
+    }
+    let message = match now.message.as_str() {
+        "" => reason.meaning(),
+        message => message,
+    };
+    let warning = match now.phase {
+        DrivePhase::Failed | DrivePhase::ReadOnly | DrivePhase::Failing | DrivePhase::Lost => true,
+        // It waits for something that somebody may have to do.
+        DrivePhase::Pending => reason != Reason::Pending,
+        DrivePhase::Preparing | DrivePhase::Ready | DrivePhase::Removing => false,
+    };
+    Some(Notice {
+        kind: "Drive",
+        name: drive.name_any(),
+        uid: drive.uid().unwrap_or_default(),
+        reason,
+        message: message.to_owned(),
+        warning,
+    })
+}
+
 impl Task {
     /// Writes the status. On failure it is kept as what should be, and written with the next.
     pub(super) async fn write(&mut self, status: DriveStatus) -> Result<(), WriteError> {
@@ -33,7 +61,10 @@ impl Task {
         let version = self.memory.latest.version();
         let written = objects::patch_status(&self.api, &self.id, version, &patch).await?;
         self.memory.latest.wrote(&written);
-        self.stored = self.status.clone();
+        let before = std::mem::replace(&mut self.stored, self.status.clone());
+        if let Some(notice) = turn(&written, &before, &self.stored) {
+            objects::tell(self.ctx.client.clone(), &notice, (self.ctx.clock)());
+        }
         self.ctx.metrics.status_writes.inc();
         Ok(())
     }
@@ -207,5 +238,34 @@ fn unowned_bytes(host: &dyn Host, mounted: &MountedDrive) -> Option<u64> {
             tracing::warn!(drive = %mounted.id, error = error.sentence(), reason = %Reason::QuotaFailed, "The bytes of no project could not be read, so files that left their projects would not be noticed");
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_are_told_of_turns_alone() {
+        let drive = api::testing::drive("d").build();
+        let status = |phase, reason| DriveStatus {
+            phase,
+            reason: Some(reason),
+            ..DriveStatus::default()
+        };
+        let told = |before: &DriveStatus, now: &DriveStatus| {
+            turn(&drive, before, now).map(|notice| (notice.reason, notice.warning))
+        };
+        let ready = status(DrivePhase::Ready, Reason::Ready);
+        let lost = status(DrivePhase::Lost, Reason::DriveLost);
+        let held = status(DrivePhase::Pending, Reason::HeldByOther);
+        assert_eq!(told(&ready, &ready), None);
+        assert_eq!(told(&ready, &lost), Some((Reason::DriveLost, true)));
+        assert_eq!(told(&lost, &ready), Some((Reason::Ready, false)));
+        assert_eq!(
+            told(&DriveStatus::default(), &held),
+            Some((Reason::HeldByOther, true))
+        );
+        assert_eq!(told(&ready, &DriveStatus::default()), None);
     }
 }
