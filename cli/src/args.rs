@@ -11,7 +11,7 @@ use crate::{
     accept, adopt, bench, clean, confirm, cordon, demo, discover, explain, forget, health, info,
     init, install, label, list, move_volumes,
 };
-use crate::{remove, suspend, tier, uninstall, volumes};
+use crate::{remove, support, suspend, tier, uninstall, volumes};
 
 const EXAMPLES: &str = "\
 From bare devices to a mounted volume:
@@ -125,6 +125,8 @@ pub(crate) enum Verb {
     Install(Box<install::InstallArgs>),
     /// Take RingPV out of a cluster; drives, volumes and their data stay
     Uninstall(uninstall::UninstallArgs),
+    /// Write all that tells how an installation is into a folder, for whoever helps
+    Support(support::SupportArgs),
     /// Print a completion script for a shell, or for kubectl
     Completion {
         /// The shell

@@ -45,6 +45,7 @@ mod screen;
 mod select;
 mod session;
 mod socket;
+mod support;
 mod suspend;
 #[cfg(test)]
 mod testing;
@@ -132,6 +133,7 @@ async fn dispatch(session: &mut Session, verb: &Verb) -> Result<(), Stop> {
         Verb::Clean(args) => clean::run(session, args).await,
         Verb::Move(args) => move_volumes::run(session, args).await,
         Verb::Forget(args) => forget::run(session, args).await,
+        Verb::Support(args) => support::run(session, args).await,
         Verb::Completion { shell } => completion(session, *shell),
         Verb::Complete { words } => {
             for line in complete::lines(Cli::command(), words) {

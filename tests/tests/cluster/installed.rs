@@ -71,9 +71,39 @@ pub(crate) fn story(stage: &Stage) {
     assert!(refused.stderr.contains("is not a directory"), "{refused}");
     stage.install(&[]).ok();
 
+    all_that_tells_how_it_is(stage);
+
     // A cluster that is too old, a folder that is none, a flag that is none.
     let old = ["install", "--output=yaml", "--kube-version=1.29"];
     stage.cluster.ringpv(&old).refused(1, "1.30 or later");
     let relative = ["install", "--kubelet-dir=var/lib"];
     stage.cluster.ringpv(&relative).refused(2, "absolute path");
+}
+
+/// What is handed to whoever helps: an administrator may read all of it, so nothing is left out.
+fn all_that_tells_how_it_is(stage: &Stage) {
+    let folder = stage.cluster.path("support");
+    let word = folder.display().to_string();
+    stage.cluster.ringpv(&["support", &word]).ok();
+    let read = |file: &str| {
+        let path = folder.join(file);
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path:?}: {error}"))
+    };
+    for (file, holds) in [
+        ("versions.txt", "API server: v1."),
+        ("objects/drives.yaml", "ringpv.io/v1alpha1"),
+        ("objects/storagenodes.yaml", NATIVE),
+        ("objects/daemonsets.yaml", "ringpv-agent"),
+    ] {
+        assert!(read(file).contains(holds), "{file}");
+    }
+    let agent = stage.agent();
+    assert!(read(&format!("logs/{agent}/agent.log")).len() > 100);
+    assert!(read(&format!("metrics/{agent}.txt")).contains("ringpv_build_info"));
+    let left_out = std::fs::read_to_string(folder.join("left-out.txt"));
+    assert!(left_out.is_err(), "{left_out:?}");
+    stage
+        .cluster
+        .ringpv(&["support", &word])
+        .refused(1, "FileExists");
 }
