@@ -63,7 +63,9 @@ const STORIES: [(&str, Told, Story); 20] = [
     ("stateful", Always, |it| stateful::story(it)),
     ("refused", Always, |it| refused::story(it)),
     ("kinds", InTurn, |it| kinds::story(it)),
-    ("steered", InTurn, |it| steered::story(it)),
+    ("spread_selected_suspended_moved", InTurn, |it| {
+        steered::story(it)
+    }),
     ("an_agent_is_kept_to_its_own", Always, |it| {
         access::agents(it)
     }),
