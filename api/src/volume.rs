@@ -4,10 +4,11 @@
 //! | field | writer |
 //! |---|---|
 //! | `spec` at creation | the controller (CreateVolume); for an inline ephemeral volume the agent, without a drive |
-//! | `spec.drive`, `spec.placement` where absent | the leading controller, once |
+//! | `spec.drive`, `spec.placement` where absent, or to the drive of `spec.moveTo` | the leading controller |
 //! | `spec.capacityBytes` | the controller (ControllerExpandVolume); never shrinks |
 //! | `spec.release` | the controller (DeleteVolume) and people (`clean`): the only word that permits destruction |
-//! | `spec.suspended`, `spec.moveTo` | people |
+//! | `spec.suspended` | people |
+//! | `spec.moveTo` | people; taken away by the leading controller together with the move |
 //! | `status` | the agent of `spec.node` |
 //!
 //! ```text

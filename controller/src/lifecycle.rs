@@ -133,22 +133,7 @@ impl Lifecycle {
         let (reason, message) = match destination(&volume, inventory, policy, now) {
             Ok(placement) => {
                 self.unmoved.remove(&volume.name);
-                let drive = Some(placement.chosen.drive.as_str().into());
-                let (name, uid) = (volume.name.clone(), volume.uid.clone());
-                let move_to = None;
-                inventory.promise(
-                    VolumeEntry {
-                        drive,
-                        move_to,
-                        ..volume
-                    },
-                    now,
-                );
-                return Some(Effect::Place {
-                    volume: name,
-                    uid,
-                    placement: Box::new(placement),
-                });
+                return Some(promised(volume, placement, inventory, now));
             }
             Err(why) => why,
         };
@@ -156,14 +141,7 @@ impl Lifecycle {
         if self.unmoved.insert(volume.name.clone(), said.clone()) == Some(said) {
             return None;
         }
-        Some(Effect::Tell(Notice {
-            kind: "Volume",
-            name: volume.name,
-            uid: volume.uid,
-            reason,
-            message,
-            warning: true,
-        }))
+        Some(tell_of(volume, reason, message))
     }
 
     fn held_drive(&mut self, drive: &DriveEntry, volumes: usize) -> Option<Effect> {
@@ -213,14 +191,7 @@ impl Lifecycle {
             Ok(request) => match place(&request, inventory, policy) {
                 Ok(placement) => {
                     self.unfit.remove(&volume.name);
-                    let drive = Some(placement.chosen.drive.as_str().into());
-                    let (name, uid) = (volume.name.clone(), volume.uid.clone());
-                    inventory.promise(VolumeEntry { drive, ..volume }, now);
-                    return Some(Effect::Place {
-                        volume: name,
-                        uid,
-                        placement: Box::new(placement),
-                    });
+                    return Some(promised(volume, placement, inventory, now));
                 }
                 Err(no_fit) => (no_fit.reason(), no_fit.to_string()),
             },
@@ -233,15 +204,40 @@ impl Lifecycle {
         if before.is_some_and(|before| before.said == message) {
             return None;
         }
-        Some(Effect::Tell(Notice {
-            kind: "Volume",
-            name: volume.name,
-            uid: volume.uid,
-            reason,
-            message,
-            warning: true,
-        }))
+        Some(tell_of(volume, reason, message))
     }
+}
+
+/// A volume's drive, promised and to be written.
+fn promised(
+    volume: VolumeEntry,
+    placement: Placement,
+    inventory: &mut Inventory,
+    now: Timestamp,
+) -> Effect {
+    let place = Effect::Place {
+        volume: volume.name.clone(),
+        uid: volume.uid.clone(),
+        placement: Box::new(placement.clone()),
+    };
+    let entry = VolumeEntry {
+        drive: Some(placement.chosen.drive.as_str().into()),
+        move_to: None,
+        ..volume
+    };
+    inventory.promise(entry, now);
+    place
+}
+
+fn tell_of(volume: VolumeEntry, reason: Reason, message: String) -> Effect {
+    Effect::Tell(Notice {
+        kind: "Volume",
+        name: volume.name,
+        uid: volume.uid,
+        reason,
+        message,
+        warning: true,
+    })
 }
 
 fn is_unplaced(volume: &&VolumeEntry) -> bool {

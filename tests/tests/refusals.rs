@@ -310,21 +310,11 @@ fn a_full_drive_takes_no_more() {
         return;
     };
     machine.init_all();
-    machine.write("class.yaml", CLASS);
-    let create = |name: &str, size: &str| {
-        machine.ringpv(&[
-            "volumes",
-            "create",
-            name,
-            "--size",
-            size,
-            "--class",
-            "class.yaml",
-        ])
-    };
-    create("most", "500MiB").ok();
-    create("more", "200MiB").refused(REFUSED, "NoFit: no drive takes 200 MiB");
-    create("less", "10MiB").ok();
+    machine.create_volume("most", "500MiB").ok();
+    machine
+        .create_volume("more", "200MiB")
+        .refused(REFUSED, "NoFit: no drive takes 200 MiB");
+    machine.create_volume("less", "10MiB").ok();
 }
 
 #[test]

@@ -11,7 +11,7 @@ use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 use tests::command::until;
 use tests::data;
-use tests::machine::{CLASS, LIMIT, Machine, NODE};
+use tests::machine::{LIMIT, Machine, NODE};
 
 const MIB: u64 = 1 << 20;
 
@@ -41,13 +41,10 @@ fn silent_and_heard_again() {
         return;
     };
     machine.init_all();
-    machine.write("class.yaml", CLASS);
-    let create = "volumes create v --size 8Mi --class class.yaml";
-    let create: Vec<&str> = create.split(' ').collect();
     falls_silent(&mut machine);
     let listed = machine.ringpv(&["list", "nodes"]).ok().stdout;
     assert!(listed.contains("Silent"), "{listed}");
-    let refused = machine.ringpv(&create).refused(1, "NoFit");
+    let refused = machine.create_volume("v", "8Mi").refused(1, "NoFit");
     assert!(
         refused.stderr.contains("1 drive: 1 on silent nodes"),
         "{refused}"
@@ -62,7 +59,7 @@ fn silent_and_heard_again() {
         !listed.contains("Silent") && listed.contains("Ready"),
         "{listed}"
     );
-    machine.ringpv(&create).ok();
+    machine.create_volume("v", "8Mi").ok();
     for reason in [Reason::NodeSilent, Reason::NodeHeard] {
         until("people to be told", LIMIT, || {
             machine.is_told(NODE, reason).then_some(())

@@ -187,12 +187,9 @@ impl Machine {
         self.ringpv(&["discover", "--overwrite"]).ok();
     }
 
-    /// Makes a volume of a class that asks for no enforcement, and mounts it. Where its data are.
-    ///
-    /// # Panics
-    /// When it cannot be had.
+    /// Asks for a volume of a class that asks for no enforcement.
     #[must_use]
-    pub fn mounted_volume(&self, name: &str, size: &str) -> PathBuf {
+    pub fn create_volume(&self, name: &str, size: &str) -> Outcome {
         self.write("class.yaml", CLASS);
         self.ringpv(&[
             "volumes",
@@ -203,7 +200,15 @@ impl Machine {
             "--class",
             "class.yaml",
         ])
-        .ok();
+    }
+
+    /// The same, and mounts it. Where its data are.
+    ///
+    /// # Panics
+    /// When it cannot be had.
+    #[must_use]
+    pub fn mounted_volume(&self, name: &str, size: &str) -> PathBuf {
+        self.create_volume(name, size).ok();
         let path = self.path(&format!("mnt-{name}"));
         self.ringpv(&["volumes", "mount", name, &path.display().to_string()])
             .ok();

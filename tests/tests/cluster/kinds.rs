@@ -120,16 +120,7 @@ fn retained(stage: &Stage) {
     stage.cluster.until("it is written", || {
         stage.sh("keeper", "cat /kept/file").stdout.trim() == "precious"
     });
-    let volume = stage.get("pvc", "kept")["spec"]["volumeName"]
-        .as_str()
-        .unwrap()
-        .to_owned();
-    let retain = json!({"spec": {"persistentVolumeReclaimPolicy": "Retain"}}).to_string();
-    stage.kubectl(&["patch", "pv", &volume, "--patch", &retain]);
-    let handle = stage.get("pv", &volume)["spec"]["csi"]["volumeHandle"].clone();
-    stage.delete(&["pod", "keeper"]);
-    stage.delete(&["pvc", "kept"]);
-    stage.delete(&["pv", &volume]);
+    let handle = stage.retain("keeper", "kept");
     assert_eq!(stage.all("rvol").len(), 1, "it is retained");
 
     stage.apply(&json!({

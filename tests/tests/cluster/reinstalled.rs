@@ -1,7 +1,5 @@
 //! RingPV is taken out and put in again, and even all its objects are: no byte is lost.
 
-use serde_json::{Value, json};
-
 use crate::stage::{CLASS, REST, Stage, claim, pod};
 
 const WRITE: &str = "dd if=/dev/urandom of=/db/file bs=64k count=64 2>/dev/null && cd /db && sha256sum file > sum && sync";
@@ -31,16 +29,7 @@ pub(crate) fn story(stage: &Stage) {
         .cluster
         .ringpv(&["uninstall", "--dangerous"])
         .refused(1, "StillPublished");
-    let volume = stage.get("pvc", "db")["spec"]["volumeName"]
-        .as_str()
-        .unwrap()
-        .to_owned();
-    let retain = json!({"spec": {"persistentVolumeReclaimPolicy": "Retain"}}).to_string();
-    stage.kubectl(&["patch", "pv", &volume, "--patch", &retain]);
-    let handle = stage.get("pv", &volume)["spec"]["csi"]["volumeHandle"].clone();
-    stage.delete(&["pod", "db"]);
-    stage.delete(&["pvc", "db"]);
-    stage.delete(&["pv", &volume]);
+    let handle = stage.retain("db", "db");
     stage.cluster.until("it is mounted nowhere", || {
         let volume = &stage.all("rvol")[0];
         volume["status"]["targets"]
@@ -71,7 +60,7 @@ fn all_but_the_data_goes(stage: &Stage) {
 }
 
 /// What the API forgot is found on the drives.
-fn drives_know_themselves(stage: &Stage, handle: &Value) {
+fn drives_know_themselves(stage: &Stage, handle: &str) {
     stage.install(&[]).ok();
     stage.cluster.until("the drives are found", || {
         stage.cluster.ringpv(&["adopt", "--all"]).code == Some(0)
@@ -84,7 +73,6 @@ fn drives_know_themselves(stage: &Stage, handle: &Value) {
             .count();
         ready == 2 && stage.all("rvol").len() == 1
     });
-    let handle = handle.as_str().unwrap();
     let gone = stage.cluster.ringpv(&["list", "volumes", "--pv-gone"]).ok();
     assert!(gone.stdout.contains(handle), "{gone}");
     // Its PersistentVolume is for the claim of before, and for no other.

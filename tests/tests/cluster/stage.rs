@@ -162,6 +162,19 @@ impl Stage {
             .until("no volume is left", || self.all("rvol").is_empty());
     }
 
+    /// Deletes a pod, its claim and the claim's PersistentVolume, so that the volume stays and nothing names it. Its name.
+    pub(crate) fn retain(&self, pod: &str, claim: &str) -> String {
+        let name = self.get("pvc", claim)["spec"]["volumeName"].clone();
+        let name = name.as_str().unwrap();
+        let retain = json!({"spec": {"persistentVolumeReclaimPolicy": "Retain"}}).to_string();
+        self.kubectl(&["patch", "pv", name, "--patch", &retain]);
+        let handle = self.get("pv", name)["spec"]["csi"]["volumeHandle"].clone();
+        self.delete(&["pod", pod]);
+        self.delete(&["pvc", claim]);
+        self.delete(&["pv", name]);
+        handle.as_str().unwrap().to_owned()
+    }
+
     /// The only pod of the agents.
     pub(crate) fn agent(&self) -> String {
         let name = self.agent_if_any();
