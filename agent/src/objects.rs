@@ -7,8 +7,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use api::event::Notice;
-use api::names::{MANAGER_AGENT, NAMESPACE};
+use api::event::{EVENTS_NAMESPACE, Notice};
+use api::names::MANAGER_AGENT;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Event;
 use kube::api::{Api, Patch, PatchParams, PostParams};
@@ -53,7 +53,7 @@ pub fn tell(client: kube::Client, notice: &Notice, now: Timestamp) {
     let event = notice.event(MANAGER_AGENT, now);
     let name = notice.name.clone();
     tokio::spawn(async move {
-        let events: Api<Event> = Api::namespaced(client, NAMESPACE);
+        let events: Api<Event> = Api::namespaced(client, EVENTS_NAMESPACE);
         let params = PostParams {
             field_manager: Some(MANAGER_AGENT.to_owned()),
             ..PostParams::default()

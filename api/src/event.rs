@@ -6,7 +6,10 @@ use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
 use crate::Reason;
-use crate::names::{GROUP, NAMESPACE, VERSION};
+use crate::names::{GROUP, VERSION};
+
+/// Where events are of objects that are in no namespace: the API server takes them nowhere else.
+pub const EVENTS_NAMESPACE: &str = "default";
 
 /// A word to people about one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +36,7 @@ impl Notice {
         Event {
             metadata: ObjectMeta {
                 generate_name: Some(format!("{}.", self.name)),
-                namespace: Some(NAMESPACE.to_owned()),
+                namespace: Some(EVENTS_NAMESPACE.to_owned()),
                 ..ObjectMeta::default()
             },
             involved_object: ObjectReference {

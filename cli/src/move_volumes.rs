@@ -177,7 +177,7 @@ fn waits_for(volume: Option<&Volume>) -> Refusal {
     Refusal::new(Reason::TimedOut, format!("volume {name}"))
         .detail("the controller has not moved it")
         .next(format!(
-            "kubectl get events --namespace ringpv --field-selector involvedObject.name={name} says why"
+            "kubectl get events --namespace default --field-selector involvedObject.name={name} says why"
         ))
 }
 

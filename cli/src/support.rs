@@ -6,7 +6,7 @@ use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use api::names::{DRIVER, NAMESPACE};
+use api::names::{DRIVER, GROUP, NAMESPACE};
 use api::{Benchmark, Drive, Reason, StorageNode, Volume};
 use clap::Args;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
@@ -139,8 +139,14 @@ async fn ours(bundle: &mut Bundle, client: &Client) -> Result<(), Stop> {
     bundle.list(Api::<Drive>::all(of()), |_| true).await?;
     bundle.list(Api::<Volume>::all(of()), |_| true).await?;
     bundle.list(Api::<Benchmark>::all(of()), |_| true).await?;
-    let events = Api::<Event>::namespaced(of(), NAMESPACE);
-    bundle.list(events, |_| true).await?;
+    let events = Api::<Event>::all(of());
+    bundle
+        .list(events, |event| {
+            let about = event.involved_object.api_version.as_deref();
+            about.is_some_and(|version| version.starts_with(GROUP))
+                || event.namespace().as_deref() == Some(NAMESPACE)
+        })
+        .await?;
     let leases = Api::<Lease>::namespaced(of(), NAMESPACE);
     bundle.list(leases, |_| true).await
 }

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use api::event::Notice;
-use api::names::{LABEL_DRIVE, MANAGER_CONTROLLER, NAMESPACE};
+use api::event::{EVENTS_NAMESPACE, Notice};
+use api::names::{LABEL_DRIVE, MANAGER_CONTROLLER};
 use api::serve::faults;
 use api::{Drive, StorageNode, Volume};
 use futures::StreamExt as _;
@@ -261,7 +261,7 @@ fn verdict_patch(verdict: &api::drive::HealthVerdict) -> Value {
 
 async fn write_event(leader: &Leader, notice: &Notice) -> Result<(), CallError> {
     let event = notice.event(MANAGER_CONTROLLER, leader.now());
-    let events: Api<Event> = Api::namespaced(leader.client.clone(), NAMESPACE);
+    let events: Api<Event> = Api::namespaced(leader.client.clone(), EVENTS_NAMESPACE);
     let params = post_params();
     let told = call(WRITE_TIMEOUT, events.create(&params, &event));
     faults::around("tell", told).await?;

@@ -103,6 +103,7 @@ fn cases() -> Vec<Case> {
             the_cluster_has_an_id,
             a_lease_is_renewed_by_one_holder,
             events_are_one_under_two_names,
+            events_are_where_their_objects_are,
             a_recorder_counts_repeated_events;
     }
 }

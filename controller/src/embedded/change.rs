@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
+use super::events;
 use super::kinds::{Kind, Shape};
 use super::metadata;
 use super::object::{lookup, put, revision, set_meta, take, text_at};
@@ -408,6 +409,9 @@ impl Mutation {
                         self.kind.kind, self.kind.version, self.kind.kind
                     ))
                 })?;
+                if self.kind.stored_as == events::STORED_AS && old.is_none() {
+                    causes.extend(events::misplaced(object));
+                }
             }
             Shape::Schema(schema) => {
                 let metadata = take(object, "metadata");

@@ -6,7 +6,11 @@ use serde_json::Value;
 
 use super::kinds::View;
 use super::object::{lookup, text_at};
+use super::refusal::Cause;
 use super::table::{Cell, Column, age_of};
+
+/// Where both forms are stored.
+pub(crate) const STORED_AS: &str = "events";
 
 /// Fields of the newer form, and of the older, where they differ.
 const NAMES: [(&str, &str); 7] = [
@@ -57,6 +61,23 @@ fn rename(
         }
     }
     event
+}
+
+/// What is wrong with where an event is: of what is in a namespace it is there as well, of what is in none in `default`.
+pub(crate) fn misplaced(event: &Value) -> Option<Cause> {
+    let about = ["involvedObject", "regarding"]
+        .iter()
+        .find_map(|field| text_at(event, &[field, "namespace"]))
+        .unwrap_or_default();
+    let own = text_at(event, &["metadata", "namespace"]).unwrap_or_default();
+    let wanted = if about.is_empty() { "default" } else { about };
+    (own != wanted).then(|| {
+        Cause::invalid(
+            "involvedObject.namespace",
+            &format!("\"{about}\""),
+            "does not match event.namespace",
+        )
+    })
 }
 
 /// A field label of the older form in the newer.

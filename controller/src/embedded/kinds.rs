@@ -206,7 +206,7 @@ fn event(group: &str) -> Kind {
     kind.namespaced = true;
     kind.writable = true;
     kind.short_names = vec!["ev".to_owned()];
-    kind.stored_as = "events".to_owned();
+    kind.stored_as = events::STORED_AS.to_owned();
     kind.columns = events::columns();
     kind.shape = Shape::Typed(typed::<k8s_openapi::api::core::v1::Event>);
     kind.selectable = events::SELECTABLE

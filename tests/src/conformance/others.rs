@@ -203,6 +203,34 @@ pub(super) async fn events_are_one_under_two_names(ground: &Ground) -> Result<()
     forget(ground).await
 }
 
+pub(super) async fn events_are_where_their_objects_are(ground: &Ground) -> Result<()> {
+    let mut reference = about(ground).await?;
+    reference.namespace = None;
+    let event = |namespace: &str| Event {
+        metadata: ObjectMeta {
+            generate_name: Some("of-none.".to_owned()),
+            namespace: Some(namespace.to_owned()),
+            ..ObjectMeta::default()
+        },
+        involved_object: reference.clone(),
+        reason: Some("Slow".to_owned()),
+        type_: Some("Warning".to_owned()),
+        ..Event::default()
+    };
+    let params = PostParams::default();
+    let elsewhere: Api<Event> = Api::namespaced(ground.client.clone(), "kube-system");
+    let made = elsewhere.create(&params, &event("kube-system")).await;
+    let status = refused(made, 422, "Invalid")?;
+    ensure!(
+        status.message.contains("does not match event.namespace"),
+        "{}",
+        status.message
+    );
+    let api: Api<Event> = Api::namespaced(ground.client.clone(), NAMESPACE);
+    api.create(&params, &event(NAMESPACE)).await?;
+    forget(ground).await
+}
+
 pub(super) async fn a_recorder_counts_repeated_events(ground: &Ground) -> Result<()> {
     let recorder = Recorder::new(ground.client.clone(), "ringpv-test".into());
     for _ in 0..3 {

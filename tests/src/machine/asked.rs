@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use api::names::NAMESPACE;
+use api::event::EVENTS_NAMESPACE;
 use api::{Drive, DrivePhase, Reason, StorageNode, Volume};
 use k8s_openapi::api::core::v1::Event;
 use kube::api::{Api, ListParams};
@@ -218,7 +218,7 @@ impl Machine {
     /// Whether there is an event of a reason about an object of a name; false while the API is away.
     #[must_use]
     pub fn is_told(&self, name: &str, reason: Reason) -> bool {
-        let events = Api::<Event>::namespaced(self.client(), NAMESPACE);
+        let events = Api::<Event>::namespaced(self.client(), EVENTS_NAMESPACE);
         let listed = self.runtime.block_on(events.list(&ListParams::default()));
         listed.is_ok_and(|events| {
             events.iter().any(|event| {

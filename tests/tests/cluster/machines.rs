@@ -44,7 +44,7 @@ fn they_do_not_come_back(stage: &Stage) {
         stage.cluster.until("its agent is silent", || {
             !stage.get("rnode", name)["status"]["silentSince"].is_null()
         });
-        stage.told_in("ringpv", name, "renewed");
+        stage.told(name, "renewed");
         stage.cluster.ringpv(&word).ok();
     }
     let after = (stage.all("rnode").len(), stage.all("rdrive").len());

@@ -196,18 +196,11 @@ impl Stage {
         names.split(' ').next_back().unwrap_or_default().to_owned()
     }
 
-    /// Waits until an event about an object of the default namespace says something.
+    /// Waits until an event about an object, of the default namespace or of none, says something.
     pub(crate) fn told(&self, object: &str, words: &str) {
-        self.told_in("default", object, words);
-    }
-
-    /// The same of an event in a namespace.
-    pub(crate) fn told_in(&self, namespace: &str, object: &str, words: &str) {
-        let events = ["--namespace", namespace, "get", "events", "--output=json"];
         self.cluster
             .until(&format!("an event of {object} says {words:?}"), || {
-                let list: Value = serde_json::from_str(&self.kubectl(&events)).unwrap();
-                list["items"].as_array().unwrap().iter().any(|event| {
+                self.all("events").iter().any(|event| {
                     event["involvedObject"]["name"] == object
                         && event["message"]
                             .as_str()
