@@ -29,6 +29,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(60);
 /// First and longest wait after a refusal that may pass by itself.
 const BACKOFF_MIN: Duration = Duration::from_secs(5);
 const BACKOFF_MAX: Duration = Duration::from_secs(300);
+/// First wait after a status that could not be written.
+const WRITE_AGAIN_MIN: Duration = Duration::from_secs(1);
 /// First and longest wait for the watch to show what the API itself has said already.
 const SHOWN_MIN: Duration = Duration::from_millis(200);
 const SHOWN_MAX: Duration = Duration::from_secs(5);
@@ -92,6 +94,8 @@ struct Memory {
     refused: Option<Refused>,
     /// Refusals in a row.
     failures: u32,
+    /// Looks in a row after which the status could not be written.
+    unwritten: u32,
     /// Ends in a row by a change that the watch did not show yet.
     unshown: u32,
     /// Until when it is not unmounted again for what can wait, since somebody was using it.
@@ -106,6 +110,7 @@ impl Memory {
             latest: Latest::of(object),
             refused: None,
             failures: 0,
+            unwritten: 0,
             unshown: 0,
             busy_until: None,
             vitals: None,
@@ -132,6 +137,17 @@ impl Memory {
         let factor = 1u32 << self.unshown.min(16);
         self.unshown = self.unshown.saturating_add(1);
         SHOWN_MIN.saturating_mul(factor).min(SHOWN_MAX)
+    }
+
+    /// How long until the next look, where the status could not be written or was.
+    fn until_written(&mut self, unwritten: bool) -> Duration {
+        if !unwritten {
+            self.unwritten = 0;
+            return LOOK_INTERVAL;
+        }
+        let factor = 1u32 << self.unwritten.min(16);
+        self.unwritten = self.unwritten.saturating_add(1);
+        WRITE_AGAIN_MIN.saturating_mul(factor).min(LOOK_INTERVAL)
     }
 }
 
@@ -189,12 +205,12 @@ impl Task {
             Plan::Wait => LOOK_INTERVAL,
             Plan::Settled => {
                 self.settled(&drive, &seen).await;
-                LOOK_INTERVAL
+                self.until_written()
             }
             Plan::Stand(standing) => {
                 self.use_no_more(&standing);
                 self.stand(&standing).await;
-                LOOK_INTERVAL
+                self.until_written()
             }
             Plan::Do(_) if self.is_refused(&drive, &seen) => LOOK_INTERVAL,
             Plan::Do(actions) => {
@@ -376,6 +392,12 @@ impl Task {
         }
     }
 
+    /// Until the next look: soon, a little later each time, where what is so could not be written.
+    fn until_written(&mut self) -> Duration {
+        let unwritten = standing::patch(&self.stored, &self.status).is_some();
+        self.memory.until_written(unwritten)
+    }
+
     /// Longer with each refusal in a row.
     fn later(&mut self) -> Duration {
         let factor = 1u32 << self.memory.failures.min(16);
@@ -402,6 +424,15 @@ mod tests {
             .map(|shown| memory.until_shown(shown).as_millis())
             .to_vec();
         assert_eq!(waits, [200, 400, 800, 1600, 3200, 5000, 0, 200]);
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_written_soon() {
+        let mut memory = Memory::of(&drive("one", "1"));
+        let waits: Vec<u64> = [true, true, true, true, true, true, true, false, true]
+            .map(|unwritten| memory.until_written(unwritten).as_secs())
+            .to_vec();
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 1]);
     }
 
     /// Deleted, and made anew under its name before anybody looked: it is tried at once.
