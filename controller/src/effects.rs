@@ -186,7 +186,7 @@ async fn write_place(
                 volume,
                 drive = chosen.drive,
                 node = chosen.node,
-                "inline volume placed, or a volume moved"
+                "a volume got its drive"
             );
             Ok(())
         }

@@ -54,6 +54,30 @@ fn growth_counts_before_it_is_written_and_an_old_sight_does_not_undo_it() {
 }
 
 #[test]
+fn a_drive_that_is_promised_is_not_undone_by_an_old_sight() {
+    let mut inventory = with_drives(&["d1", "d2"]);
+    let on = |drive: &str| volume("v1").on("n1", drive).bytes(3 * GIB).build();
+    inventory.apply_volume(&on("d1"));
+    inventory.promise(entry("v1", "d2", 3), noon());
+    // Its agent reports on it before it was written that it is moved.
+    inventory.apply_volume(&on("d1"));
+    assert_eq!(
+        (used(&inventory, "d1"), used(&inventory, "d2")),
+        ((0, 0), (3, 1))
+    );
+    inventory.apply_volume(&on("d2"));
+    assert!(
+        !inventory.is_unconfirmed("v1"),
+        "seen, and no promise any more"
+    );
+    // The same of an inline volume that had no drive.
+    inventory.apply_volume(&volume("v2").ephemeral("n1").bytes(GIB).build());
+    inventory.promise(entry("v2", "d1", 1), noon());
+    inventory.apply_volume(&volume("v2").ephemeral("n1").bytes(GIB).build());
+    assert_eq!(used(&inventory, "d1"), (1, 1));
+}
+
+#[test]
 fn a_sight_of_an_end_ends_only_its_own_promise() {
     let mut inventory = with_drives(&["d1"]);
     inventory.apply_volume(&volume("v1").on("n1", "d1").build());

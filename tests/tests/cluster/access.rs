@@ -233,22 +233,27 @@ pub(crate) fn verbs(stage: &Stage, whole: bool) {
     for (account, roles) in [
         (
             "ringpv-agent",
-            vec![("clusterrole", "ringpv-agent"), ("role", "ringpv-agent")],
+            vec![
+                ("ringpv", "clusterrole", "ringpv-agent"),
+                ("ringpv", "role", "ringpv-agent"),
+                ("default", "role", "ringpv-agent"),
+            ],
         ),
         (
             "ringpv-controller",
             vec![
-                ("clusterrole", "ringpv-controller"),
-                ("clusterrole", "ringpv-sidecars"),
-                ("role", "ringpv-controller"),
+                ("ringpv", "clusterrole", "ringpv-controller"),
+                ("ringpv", "clusterrole", "ringpv-sidecars"),
+                ("ringpv", "role", "ringpv-controller"),
             ],
         ),
     ] {
         let mut given = Verbs::new();
-        for (kind, name) in roles {
+        for (namespace, kind, name) in roles {
+            let namespace = format!("--namespace={namespace}");
             add(
                 &mut given,
-                &stage.get("-nringpv", &format!("{kind}/{name}")),
+                &stage.get(&namespace, &format!("{kind}/{name}")),
             );
         }
         let (used, refused) = used(stage, account);

@@ -72,6 +72,16 @@ pub(crate) fn story(stage: &Stage) {
     stage.install(&[]).ok();
 
     all_that_tells_how_it_is(stage);
+    // Agents told of each drive, and the API server took it.
+    for drive in stage.all("rdrive") {
+        let name = drive["metadata"]["name"].as_str().unwrap();
+        stage.cluster.until("people are told of the drive", || {
+            stage
+                .all("events")
+                .iter()
+                .any(|event| event["involvedObject"]["name"] == name && event["reason"] == "Ready")
+        });
+    }
 
     // A cluster that is too old, a folder that is none, a flag that is none.
     let old = ["install", "--output=yaml", "--kube-version=1.29"];
