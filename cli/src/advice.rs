@@ -70,6 +70,24 @@ impl Refusal {
     }
 }
 
+/// All of what was asked, or every refusal among it.
+pub(crate) fn all_or_refused<T>(
+    asked: impl Iterator<Item = Result<T, Refusal>>,
+) -> Result<Vec<T>, Stop> {
+    let (mut granted, mut refusals) = (Vec::new(), Vec::new());
+    for one in asked {
+        match one {
+            Ok(one) => granted.push(one),
+            Err(refusal) => refusals.push(refusal),
+        }
+    }
+    if refusals.is_empty() {
+        Ok(granted)
+    } else {
+        Err(Stop::Refused(refusals))
+    }
+}
+
 /// Refusals one below the other. A next step that several share is said once, after the last of them.
 pub(crate) fn list(refusals: &[Refusal], word: &str) -> Vec<String> {
     let mut lines = Vec::new();

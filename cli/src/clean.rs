@@ -11,7 +11,7 @@ use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
 use crate::adopt::volume_of;
-use crate::advice::{Hint, Refusal, Stop};
+use crate::advice::{Hint, Refusal, Stop, all_or_refused};
 use crate::args::{Confirm, DryRun};
 use crate::change;
 use crate::confirm::{self, Target};
@@ -70,17 +70,11 @@ impl Waste {
 pub(crate) async fn run(session: &mut Session, args: &CleanArgs) -> Result<(), Stop> {
     let inventory = session.inventory().await?;
     let claimed = Claimed::ask(session).await?.unwrap_or_default();
-    let (mut waste, mut refusals) = (Vec::new(), Vec::new());
-    for name in &args.names {
-        let found = find(name, &inventory);
-        match found.and_then(|found| claimed.refusal(name).map_or(Ok(found), Err)) {
-            Ok(found) => waste.push(found),
-            Err(refusal) => refusals.push(refusal),
-        }
-    }
-    if !refusals.is_empty() {
-        return Err(Stop::Refused(refusals));
-    }
+    let asked = args.names.iter().map(|name| {
+        let found = find(name, &inventory)?;
+        claimed.refusal(name).map_or(Ok(found), Err)
+    });
+    let waste = all_or_refused(asked)?;
     let targets: Vec<_> = waste.iter().map(Waste::target).collect();
     if args.dry_run.dry_run {
         for target in targets {

@@ -14,7 +14,7 @@ use kube::{Api, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use crate::advice::{Hint, Refusal, Stop};
+use crate::advice::{Hint, Refusal, Stop, all_or_refused};
 use crate::args::{Confirm, DryRun};
 use crate::change;
 use crate::confirm::{self, Target};
@@ -72,16 +72,7 @@ pub(crate) async fn run(session: &mut Session, args: &ForgetArgs) -> Result<(), 
     let drives = inventory.drives.iter();
     let drives = drives.filter(|drive| ids.contains(&drive.name_any()));
     let asked = asked.chain(drives.map(|drive| of_drive(drive, &inventory, &benchmarks)));
-    let (mut gone, mut refusals) = (Vec::new(), Vec::new());
-    for asked in asked {
-        match asked {
-            Ok(one) => gone.push(one),
-            Err(refusal) => refusals.push(refusal),
-        }
-    }
-    if !refusals.is_empty() {
-        return Err(Stop::Refused(refusals));
-    }
+    let gone = all_or_refused(asked)?;
     let targets: Vec<_> = gone.iter().map(|one| one.target(&claimed)).collect();
     if args.dry_run.dry_run {
         for target in targets {
