@@ -120,6 +120,8 @@ struct Lab {
     /// Of each timed run.
     runtime: Duration,
     folder: PathBuf,
+    /// Devices of our own that are read and written stand on files of that folder, not on files in memory.
+    on_disk: bool,
     /// Devices that were given, with the words that allow writing.
     given: Vec<Device>,
     /// What must live as long as the contest.
@@ -153,8 +155,16 @@ impl Lab {
         }
     }
 
+    fn under(&self) -> Under<'_> {
+        if self.on_disk {
+            Under::Disk(&self.folder)
+        } else {
+            Under::Memory
+        }
+    }
+
     fn own_device(&self, bytes: u64, fill: Fill) -> anyhow::Result<Device> {
-        let made = ground::make(Under::Memory, bytes, fill, |_| Ok(()))?;
+        let made = ground::make(self.under(), bytes, fill, |_| Ok(()))?;
         let device = Device::made(&made, bytes)?;
         self.keep(made);
         Ok(device)
@@ -186,7 +196,7 @@ impl Lab {
 
     /// Devices that zeroes are written to, with a pattern to write over them.
     fn overwritten(&self, count: usize, bytes: u64) -> anyhow::Result<Vec<Device>> {
-        self.to_erase(count, bytes, Under::Memory)
+        self.to_erase(count, bytes, self.under())
     }
 
     fn to_erase(&self, count: usize, bytes: u64, under: Under<'_>) -> anyhow::Result<Vec<Device>> {
@@ -258,6 +268,7 @@ const CONTESTS: &[(&str, Make)] = &[
     ("erase-writes-1", |lab| erasing::written(lab, 1)),
     ("erase-writes-8", |lab| erasing::written(lab, 8)),
     ("neighbour", erasing::neighbour),
+    ("neighbour-offloaded", erasing::neighbour_offloaded),
 ];
 
 /// Holds the contests that were asked for.
@@ -297,10 +308,10 @@ pub(crate) fn compare(args: &Compare, cancel: &AtomicBool) -> anyhow::Result<Exi
         }
     }
     let text = if args.json {
-        let told = table::as_json(&held, args.rounds, seed, &host::facts());
+        let told = table::as_json(&held, args.rounds, seed, &args.ground(), &host::facts());
         format!("{told:#}\n")
     } else {
-        table::as_text(&held, args.rounds)
+        table::as_text(&held, args.rounds, &args.ground())
     };
     let _gone = std::io::stdout().write_all(text.as_bytes()).is_err();
     let ended = failed || cancel.load(Ordering::Relaxed);
@@ -356,17 +367,41 @@ impl Compare {
             .collect()
     }
 
+    /// What is read and written, in words.
+    fn ground(&self) -> String {
+        if !self.devices.is_empty() {
+            return "the devices given".into();
+        }
+        if !self.on_disk {
+            return "loop devices on files in memory".into();
+        }
+        format!("loop devices on files of {}", self.folder().display())
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.dir.clone().unwrap_or_else(std::env::temp_dir)
+    }
+
     fn lab(&self, given: Vec<Device>) -> anyhow::Result<Lab> {
         let path = self.t_io_uring.clone();
         if let Some(missing) = path.as_ref().filter(|path| !path.is_file()) {
             return Err(Usage(format!("--t-io-uring {}: no such file", missing.display())).into());
+        }
+        let folder = self.folder();
+        if self.on_disk && ground::is_in_memory(&folder)? {
+            return Err(Usage(format!(
+                "--on-disk: {} is in memory: name a folder on a disk with --dir",
+                folder.display()
+            ))
+            .into());
         }
         Ok(Lab {
             own: std::env::current_exe().context("where is this program?")?,
             t_io_uring: path,
             processor: self.processor,
             runtime: self.runtime,
-            folder: self.dir.clone().unwrap_or_else(std::env::temp_dir),
+            folder,
+            on_disk: self.on_disk,
             given,
             kept: std::cell::RefCell::default(),
         })

@@ -29,8 +29,8 @@ pub(crate) fn erase_all(args: &Erase, cancel: &AtomicBool) -> anyhow::Result<Exi
             Usage("give one --fingerprint for each device, in the same order".into()).into(),
         );
     }
-    // All are permitted and held before the first is written to. Each is looked at twice: at once with the others, or
-    // many fast drives would wait for that longer than for being zeroed.
+    // All are permitted and held before the first is written to. Each is looked at at once with the others, or many fast
+    // drives would wait for that longer than for being zeroed.
     let held: Vec<Target<ReadWrite>> = std::thread::scope(|scope| {
         let mut words = args.fingerprint.iter().map(String::as_str);
         let looks: Vec<_> = args

@@ -1,7 +1,7 @@
 //! Who may write: the rule by which a target becomes writable.
 //!
 //! A block device is opened for writing only when the fingerprint given is that of the device as it is now, read
-//! again under an exclusive hold, so that nothing mounts it or holds it meanwhile (kernel-notes/07). The fingerprint covers both what the device is
+//! under an exclusive hold, so that nothing mounts it or holds it meanwhile (kernel-notes/07). The fingerprint covers both what the device is
 //! (world-wide name, serial, place; size) and what it holds (every signature found): after either has changed the word
 //! no longer fits. A drive of RingPV is refused whatever the word: it is measured by `kubectl ringpv bench`, whose
 //! writes go to a file of its own. A regular file needs the explicit word `--write-file`, and must not back a loop device.
@@ -106,18 +106,23 @@ pub(crate) fn writable(
     Ok(target)
 }
 
-/// A block device: looked at without disturbing anybody, then held, looked at again, and only then given out.
+/// A block device. Without a word it is looked at and nobody is disturbed; with one it is held, looked at once, under that
+/// hold, and only then given out.
 fn device(path: &Path, given: Option<&str>) -> anyhow::Result<Target<ReadWrite>> {
-    let target = Target::<ReadOnly>::open(path)?;
-    refuse_loop_ground(target.file(), path)?;
-    let size_bytes = target.geometry().size_bytes;
-    let seen = look(target.file(), path, size_bytes)?;
-    seen.permit(path, given)?;
-    drop(target);
-    // What is held may be another device than what was looked at, of another size.
-    let Hold(target) = Hold::take(path)?;
-    let size_bytes = target.geometry().size_bytes;
-    look(target.file(), path, size_bytes)?.permit(path, given)?;
+    let looked_at = || {
+        let target = Target::<ReadOnly>::open(path)?;
+        refuse_loop_ground(target.file(), path)?;
+        anyhow::Ok(look(target.file(), path, target.geometry().size_bytes)?.permit(path, given)?)
+    };
+    if given.is_none() {
+        looked_at()?;
+    }
+    let Hold(target) = match Hold::take(path) {
+        Ok(hold) => hold,
+        // Whose it is says more than that somebody has it.
+        Err(refusal) => return Err(looked_at().err().unwrap_or(refusal)),
+    };
+    look(target.file(), path, target.geometry().size_bytes)?.permit(path, given)?;
     Ok(target)
 }
 

@@ -337,3 +337,14 @@ fn a_check_of_few_rounds_is_refused() {
         assert!(stderr.contains("at least 7 rounds"), "{stderr}");
     }
 }
+
+#[test]
+fn a_folder_in_memory_is_no_disk() {
+    let output = compare(&["--only", "nop", "--on-disk", "--dir", "/dev/shm"]);
+    let (code, stdout, stderr) = outcome(&output);
+    assert_eq!((code, stdout.as_str()), (2, ""), "{stderr}");
+    assert!(
+        stderr.contains("/dev/shm is in memory: name a folder on a disk"),
+        "{stderr}"
+    );
+}

@@ -10,12 +10,12 @@ pub(crate) const COMPARE_HELP: &str = "\
 Without devices it makes its own loop devices, in memory and on files of --dir, and leaves nothing behind (killed by
 SIGKILL it leaves the devices: losetup --detach); that needs root. On devices that are given it reads; it writes to
 them with a --fingerprint for each (see run). What erases wants all that are given to be of exactly one size, for both
-sides erase all of a device: at least eight of 512 MiB (erase-8, erase-writes-8), two of 1 GiB (neighbour) or one of
-1 GiB (erase-writes-1); elsewhere these are left out, and the table and the JSON say so and why.
+sides erase all of a device: at least eight of 512 MiB (erase-8, erase-writes-8, neighbour-offloaded), two of 1 GiB
+(neighbour) or one of 1 GiB (erase-writes-1); elsewhere these are left out, and the table and the JSON say so and why.
 A contest takes about a minute. Leave the machine alone meanwhile: what else runs is measured, too.
 
 Contests, for --only: randread-1, randread-32, randread-128, passthrough-32, nop, write-8, write-32, health-check,
-probe-256, probe-slow, erase-8, erase-writes-1, erase-writes-8, neighbour.
+probe-256, probe-slow, erase-8, erase-writes-1, erase-writes-8, neighbour, neighbour-offloaded.
 
 A goal is met by the median of all rounds; short is what misses it by the median and by the better quartile; close is
 what misses it by the median alone: more rounds may tell.
@@ -44,6 +44,9 @@ pub(crate) struct Compare {
     /// Where the files go that are not in memory
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
+    /// Reads and writes devices of its own that stand on files of --dir, past the page cache; else theirs are in memory
+    #[arg(long, conflicts_with = "devices")]
+    pub(crate) on_disk: bool,
     /// fio's own least program, built from its source
     #[arg(long, value_name = "FILE")]
     pub(crate) t_io_uring: Option<PathBuf>,

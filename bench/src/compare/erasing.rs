@@ -22,6 +22,8 @@ const BYTES: u64 = 512 << 20;
 const ONE_BYTES: u64 = 1 << 30;
 /// What is read of a neighbour, from one process, at this rate.
 const NEIGHBOUR_IOPS: u64 = 2000;
+/// What is read until something else ends is read so long at the most.
+const LONGEST: Duration = Duration::from_mins(2);
 
 /// Ours, over all devices at once. Each is written over before, by nobody's clock: zeroing what is zero is another job.
 fn ours(lab: &Lab, devices: &[Device], method: &'static str) -> Side {
@@ -143,73 +145,120 @@ pub(super) fn written(lab: &Lab, count: usize) -> anyhow::Result<Contest> {
 
 /// Reads of one device, while its neighbour is erased at the rate that the agent allows itself, and without.
 pub(super) fn neighbour(lab: &Lab) -> anyhow::Result<Contest> {
-    let mut devices = lab.overwritten(2, ONE_BYTES)?;
-    let (Some(erased), Some(read)) = (devices.pop(), devices.pop()) else {
+    let erasing = Erasing {
+        name: "neighbour",
+        what: "a neighbour is erased by writes at the default rate",
+        words: ["--method", "writes", "--rate", &RATE_DEFAULT.to_string()]
+            .map(str::to_owned)
+            .to_vec(),
+        outlasts: true,
+    };
+    beside(lab, lab.overwritten(2, ONE_BYTES)?, erasing)
+}
+
+/// The same, while its neighbours zero by themselves, one after the other, as the agent lets them: no rate holds them.
+pub(super) fn neighbour_offloaded(lab: &Lab) -> anyhow::Result<Contest> {
+    let erasing = Erasing {
+        name: "neighbour-offloaded",
+        what: "neighbours zero by themselves, one after the other",
+        words: ["--method", "zero"].map(str::to_owned).to_vec(),
+        outlasts: false,
+    };
+    beside(lab, lab.zeroing(SEVERAL, BYTES)?, erasing)
+}
+
+/// What neighbours are erased by.
+struct Erasing {
+    name: &'static str,
+    what: &'static str,
+    words: Vec<String>,
+    /// It takes longer than the reads, which are as long as any timed run; else they end with it.
+    outlasts: bool,
+}
+
+/// Reads of the first device, while the others are erased one after the other, and while nothing is.
+fn beside(lab: &Lab, mut devices: Vec<Device>, erasing: Erasing) -> anyhow::Result<Contest> {
+    let erased = devices.split_off(1);
+    let Some(read) = devices.pop() else {
         anyhow::bail!("two devices are needed");
     };
     let (own, runtime) = (lab.own.clone(), lab.runtime);
     let alone = read.path.clone();
-    let written = [erased.clone()];
+    let held = erased.clone();
     Ok(Contest {
-        what: "the 99th percentile of reads while a neighbour is erased / without".into(),
+        what: format!(
+            "the 99th percentile of reads while {} / without",
+            erasing.what
+        ),
         rows: vec![Row {
-            name: "neighbour/p99".into(),
+            name: format!("{}/p99", erasing.name),
             peer: "nothing erased",
             measure: Measure::P99,
             goal: Goal::AtMost(1.5),
         }],
         sides: vec![
-            Side::writing("ours", &written, move |holds| {
-                refill(std::slice::from_ref(&erased))?;
-                let mut words = vec![
-                    "erase".to_owned(),
-                    "--method".into(),
-                    "writes".into(),
-                    "--rate".into(),
-                    RATE_DEFAULT.to_string(),
-                    "--verify".into(),
-                    "none".into(),
-                    erased.path.display().to_string(),
-                    "--fingerprint".into(),
-                ];
-                words.extend(holds.let_go()?);
-                let eraser = Program::new(&own, words);
-                let ended = Arc::new(AtomicBool::new(false));
-                let told = Arc::clone(&ended);
-                let erasing = std::thread::spawn(move || {
-                    let done = run(&[eraser], Order::InTurn);
-                    told.store(true, Ordering::Relaxed);
-                    done
-                });
-                let figures = reads(read.path.clone(), runtime);
-                let too_soon = ended.load(Ordering::Relaxed);
-                // Whatever came of the reads: nothing is left that writes.
-                let Ok(erased) = erasing.join() else {
-                    anyhow::bail!("the eraser's thread ended unexpectedly");
-                };
-                erased?;
-                anyhow::ensure!(
-                    !too_soon,
-                    "the neighbour was erased before the reads had ended: give a shorter --runtime"
-                );
-                figures
+            Side::writing("ours", &held, move |holds| {
+                refill(&erased)?;
+                let erasers: Vec<Program> = erased
+                    .iter()
+                    .zip(holds.let_go()?)
+                    .map(|(device, word)| {
+                        let mut words = vec!["erase".to_owned(), "--verify".into(), "none".into()];
+                        words.extend(erasing.words.iter().cloned());
+                        words.push(device.path.display().to_string());
+                        words.extend(["--fingerprint".into(), word]);
+                        Program::new(&own, words)
+                    })
+                    .collect();
+                let limit = if erasing.outlasts { runtime } else { LONGEST };
+                while_run(erasers, |ended| {
+                    let figures = reads(read.path.clone(), limit, ended)?;
+                    anyhow::ensure!(
+                        !erasing.outlasts || !ended.load(Ordering::Relaxed),
+                        "the neighbour was erased before the reads had ended: give a shorter --runtime"
+                    );
+                    Ok(figures)
+                })
             }),
-            Side::new("nothing erased", move || reads(alone.clone(), runtime)),
+            Side::new("nothing erased", move || {
+                reads(alone.clone(), runtime, &AtomicBool::new(false))
+            }),
         ],
     })
 }
 
-fn reads(device: PathBuf, runtime: Duration) -> anyhow::Result<Figures> {
+/// Does something while programs run one after the other; it is told when they have ended. Whatever comes of it: none of
+/// them runs after.
+fn while_run(
+    programs: Vec<Program>,
+    what: impl FnOnce(&AtomicBool) -> anyhow::Result<Figures>,
+) -> anyhow::Result<Figures> {
+    let ended = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&ended);
+    let running = std::thread::spawn(move || {
+        let done = run(&programs, Order::InTurn);
+        told.store(true, Ordering::Relaxed);
+        done
+    });
+    let figures = what(&ended);
+    let Ok(done) = running.join() else {
+        anyhow::bail!("the eraser's thread ended unexpectedly");
+    };
+    done?;
+    figures
+}
+
+/// Reads until `ended`, for `limit` at the longest.
+fn reads(device: PathBuf, limit: Duration, ended: &AtomicBool) -> anyhow::Result<Figures> {
     let workload = Workload::new(Pattern::RandRead, 4096, 4);
     let limits = Limits {
         rate_iops: Some(NEIGHBOUR_IOPS),
-        ..Limits::time(runtime)
+        ..Limits::time(limit)
     };
     let backend = block::probe_backend(Choice::Auto)?;
     let target = Target::<ReadOnly>::open(&device)?;
     let mut opened = block::open(backend, target, Options::new(4, 4096))?;
-    let cancel = AtomicBool::new(false);
-    let report: Report = bench::run(&mut opened, &workload, &limits, &mut |_| {}, &cancel)?;
+    let report: Report = bench::run(&mut opened, &workload, &limits, &mut |_| {}, ended)?;
     Ok(Figures {
         wall_s: report.elapsed.as_secs_f64(),
         p99_ns: Some(report.read.latency.percentile_ns(99.0) as f64),

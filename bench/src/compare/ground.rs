@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 
 use super::process::{Order, Program, find, run};
 
@@ -53,6 +54,12 @@ pub(crate) enum Fill {
     Holes,
     /// Random bytes, all of it: a hole is read without its ground, and would flatter who reads most.
     Random,
+}
+
+/// Whether files of a folder are in memory.
+pub(crate) fn is_in_memory(folder: &Path) -> anyhow::Result<bool> {
+    let found = statfs(folder).with_context(|| format!("cannot look at {}", folder.display()))?;
+    Ok(found.filesystem_type() == TMPFS_MAGIC)
 }
 
 /// A loop device of `bytes`. `prepare` may put something into the file before it is attached.

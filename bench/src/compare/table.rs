@@ -18,7 +18,8 @@ const HEAD: [&str; 8] = [
     "",
 ];
 
-pub(super) fn as_text(held: &[Held], rounds: u32) -> String {
+/// `ground` is what was read and written.
+pub(super) fn as_text(held: &[Held], rounds: u32, ground: &str) -> String {
     let mut table = vec![HEAD.map(str::to_owned)];
     for held in held {
         match &held.lines {
@@ -33,7 +34,7 @@ pub(super) fn as_text(held: &[Held], rounds: u32) -> String {
     }
     let mut text = padded(&table);
     text += &format!(
-        "\nMedians of {rounds} rounds; a ratio is ours over the peer's, of times the peer's over ours.\n"
+        "\nMedians of {rounds} rounds; a ratio is ours over the peer's, of times the peer's over ours. Read and written were {ground}.\n"
     );
     text + &contests(held)
 }
@@ -102,7 +103,7 @@ fn contests(held: &[Held]) -> String {
 }
 
 /// `host` is what [`facts`](super::host::facts) says.
-pub(super) fn as_json(held: &[Held], rounds: u32, seed: u64, host: &Value) -> Value {
+pub(super) fn as_json(held: &[Held], rounds: u32, seed: u64, ground: &str, host: &Value) -> Value {
     let mut rows = Vec::new();
     for held in held {
         match &held.lines {
@@ -114,7 +115,7 @@ pub(super) fn as_json(held: &[Held], rounds: u32, seed: u64, host: &Value) -> Va
             })),
         }
     }
-    json!({ "rounds": rounds, "seed": seed, "host": host, "rows": rows })
+    json!({ "rounds": rounds, "seed": seed, "ground": ground, "host": host, "rows": rows })
 }
 
 fn row(line: &Line) -> Value {
@@ -161,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_table_tells_what_was_left_out() {
-        let text = as_text(&held(), 7);
+        let text = as_text(&held(), 7, "files");
         let rows: Vec<&str> = text.lines().collect();
         assert!(rows[0].starts_with("what            ours"), "{text}");
         assert!(rows[1].ends_with("met"), "{text}");
@@ -176,7 +177,7 @@ mod tests {
     #[test]
     fn json_tells_of_the_host_and_of_what_was_left_out() {
         let host = json!({ "kernel": "6.18" });
-        let told = as_json(&held(), 7, 1, &host);
+        let told = as_json(&held(), 7, 1, "files", &host);
         assert_eq!(told["host"], host);
         let outcomes: Vec<&Value> = told["rows"]
             .as_array()
