@@ -1,25 +1,23 @@
 //! Large transfers over one held device: writing zeroes, and reading back whether they are there.
 //!
 //! Throughput is what counts here, up to the rate that the process allows itself. Zeroes are written by a plain ring from
-//! one registered piece of memory, which is faster than any buffer of a transfer's own (kernel-notes/11). Reading
-//! back runs on tokio-uring: a thread of its own with [`LANES`] transfers of at most [`TRANSFER_BYTES`] in flight (more
-//! gains nothing and delays the device's neighbours); no memory is shared with a transfer in flight: a buffer goes in and
-//! comes home. Where io_uring does not work, or is refused when the first is read back, plain threads do both with
-//! `pread` and `pwrite`.
+//! one registered piece of memory, which is faster than any buffer of a transfer's own; reading back runs on tokio-uring, with
+//! registered memory too, [`LANES`] transfers of at most [`TRANSFER_BYTES`] at once (more gains nothing and delays the
+//! device's neighbours): both by measurement (kernel-notes/11). Where io_uring does not work, or is refused when the first is
+//! read back, plain threads do both with `pread` and `pwrite`.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
-use std::sync::mpsc as answers;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::thread;
-
-use tokio::sync::mpsc;
-use tokio_uring::buf::BoundedBuf as _;
 
 use crate::erase::{Limiter, Range};
 use crate::error::errno_of;
 use crate::uring::{RingFlags, zeroes};
+use reader::Reader;
+
+pub(crate) mod reader;
 
 /// Bytes of one transfer.
 pub const TRANSFER_BYTES: u64 = 1 << 20;
@@ -28,8 +26,6 @@ pub const LANES: u64 = 8;
 
 /// Addresses handed to the kernel are multiples of this: no device asks for more.
 const ALIGNMENT: usize = 4096;
-/// Jobs waiting for the thread; its caller waits for each, so one is enough.
-const QUEUED_MAX: usize = 1;
 
 /// A transfer that failed.
 #[derive(Debug, thiserror::Error)]
@@ -52,24 +48,6 @@ enum Verb {
     Zero,
     /// Look for a byte that is not zero.
     Find,
-}
-
-/// Something to look for.
-struct Job {
-    range: Range,
-    answer: answers::Sender<Result<Option<u64>, BulkError>>,
-}
-
-/// Who reads back.
-#[derive(Debug, Default)]
-enum Reader {
-    /// Nothing was read yet.
-    #[default]
-    None,
-    /// The thread whose ring reads takes its jobs here.
-    Ring(mpsc::Sender<Job>),
-    /// A ring was refused: plain threads, for good.
-    Threads,
 }
 
 /// What was said when a ring was refused for the first time: once is enough for all devices.
@@ -96,7 +74,7 @@ pub struct Bulk {
     limiter: Arc<Limiter>,
     uring: Option<RingFlags>,
     /// It begins with the first that is read.
-    reader: Mutex<Reader>,
+    reader: Reader,
 }
 
 impl Bulk {
@@ -107,7 +85,7 @@ impl Bulk {
             file,
             limiter,
             uring,
-            reader: Mutex::default(),
+            reader: Reader::default(),
         }
     }
 
@@ -145,71 +123,24 @@ impl Bulk {
         }
     }
 
-    /// The ring that reads, whose thread ends when this is dropped; `start` makes one where there is none, or where that
-    /// which there was has died. `None` where a ring is refused. Most that are zeroed are never read back.
-    fn ring(
-        &self,
-        start: impl FnOnce() -> io::Result<mpsc::Sender<Job>>,
-    ) -> Option<mpsc::Sender<Job>> {
-        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*reader {
-            Reader::Threads => return None,
-            Reader::Ring(sender) if !sender.is_closed() => return Some(sender.clone()),
-            Reader::Ring(_) | Reader::None => {}
-        }
-        match start() {
-            Ok(sender) => {
-                *reader = Reader::Ring(sender.clone());
-                Some(sender)
-            }
-            Err(error) => {
-                refused("reading back", &error);
-                *reader = Reader::Threads;
-                None
-            }
-        }
-    }
-
-    /// A thread with a ring of its own, if it can have one.
-    fn start(&self) -> io::Result<mpsc::Sender<Job>> {
-        let (sender, jobs) = mpsc::channel(QUEUED_MAX);
-        let (target, limiter) = (self.file.try_clone()?, Arc::clone(&self.limiter));
-        let (ready, started) = answers::channel();
-        thread::Builder::new()
-            .name("bulk".to_owned())
-            .spawn(
-                move || match tokio_uring::Runtime::new(&tokio_uring::builder()) {
-                    Ok(runtime) => {
-                        drop(ready.send(Ok(())));
-                        runtime.block_on(serve(target, limiter, jobs));
-                    }
-                    Err(error) => drop(ready.send(Err(error))),
-                },
-            )?;
-        let ended = |_| Err(io::Error::other("the thread ended at its start"));
-        started.recv().unwrap_or_else(ended)?;
-        Ok(sender)
-    }
-
     /// The offset of the first byte of `range` that is not zero.
     pub fn find_nonzero(&self, range: Range) -> Result<Option<u64>, BulkError> {
-        self.find(range, || self.start())
+        self.find(range, || reader::start(&self.file, &self.limiter))
     }
 
     fn find(
         &self,
         range: Range,
-        start: impl FnOnce() -> io::Result<mpsc::Sender<Job>>,
+        start: impl FnOnce() -> io::Result<reader::Jobs>,
     ) -> Result<Option<u64>, BulkError> {
-        let Some(jobs) = self.uring.and_then(|_| self.ring(start)) else {
-            return by_threads(&self.file, &self.limiter, Verb::Find, range);
-        };
-        let (answer, answered) = answers::channel();
-        let ended = || io::Error::other("the thread of the large transfers ended");
-        let gone = || Verb::Find.failed(range, ended());
-        jobs.blocking_send(Job { range, answer })
-            .map_err(|_| gone())?;
-        answered.recv().map_err(|_| gone())?
+        // One transfer gains nothing by a ring, and a thread for it would take longer to begin.
+        if range.bytes <= TRANSFER_BYTES {
+            return by_thread(&self.file, &self.limiter, Verb::Find, range, Lane::ONLY);
+        }
+        match self.uring.and_then(|_| self.reader.jobs(start)) {
+            Some(jobs) => reader::find(&jobs, range),
+            None => by_threads(&self.file, &self.limiter, Verb::Find, range),
+        }
     }
 }
 
@@ -233,7 +164,7 @@ impl Verb {
 
 /// Reads one range of at most [`TRANSFER_BYTES`].
 pub fn read(file: &File, range: Range) -> Result<Vec<u8>, BulkError> {
-    let mut memory = memory();
+    let mut memory = memory(range.bytes);
     let part = aligned(&memory, range.bytes);
     let slice = memory.get_mut(part).unwrap_or_default();
     file.read_exact_at(slice, range.offset)
@@ -260,7 +191,7 @@ const fn range_of(offset: u64, content: &[u8]) -> Range {
 pub fn write_unflushed(file: &File, offset: u64, content: &[u8]) -> Result<(), BulkError> {
     let range = range_of(offset, content);
     assert!(range.bytes <= TRANSFER_BYTES, "one transfer at a time");
-    let mut memory = memory();
+    let mut memory = memory(range.bytes);
     let part = aligned(&memory, range.bytes);
     let slice = memory.get_mut(part).unwrap_or_default();
     slice.copy_from_slice(content);
@@ -268,24 +199,41 @@ pub fn write_unflushed(file: &File, offset: u64, content: &[u8]) -> Result<(), B
         .map_err(|source| Verb::Zero.failed(range, source))
 }
 
-/// The transfers of one lane: every [`LANES`]th of the range, in order.
-fn lane_transfers(range: Range, lane: u64, bytes: u64) -> impl Iterator<Item = Range> {
-    let step = bytes * LANES;
-    let end = range.offset + range.bytes;
-    let mut next = range.offset + lane * bytes;
-    std::iter::from_fn(move || {
-        let transfer = (next < end).then(|| Range {
-            offset: next,
-            bytes: (end - next).min(bytes),
-        })?;
-        next += step;
-        Some(transfer)
-    })
+/// One of several that share a range.
+#[derive(Clone, Copy, Debug)]
+struct Lane {
+    /// Its number.
+    index: u64,
+    /// How many there are.
+    of: u64,
 }
 
-/// Memory of which `aligned` gives the part that a direct transfer may use.
-fn memory() -> Vec<u8> {
-    vec![0; length(TRANSFER_BYTES) + ALIGNMENT]
+impl Lane {
+    const ONLY: Self = Self { index: 0, of: 1 };
+
+    fn all() -> impl Iterator<Item = Self> {
+        (0..LANES).map(|index| Self { index, of: LANES })
+    }
+
+    /// Its transfers of the range, in order: one of each so many.
+    fn transfers(self, range: Range, bytes: u64) -> impl Iterator<Item = Range> {
+        let step = bytes * self.of;
+        let end = range.offset + range.bytes;
+        let mut next = range.offset + self.index * bytes;
+        std::iter::from_fn(move || {
+            let transfer = (next < end).then(|| Range {
+                offset: next,
+                bytes: (end - next).min(bytes),
+            })?;
+            next += step;
+            Some(transfer)
+        })
+    }
+}
+
+/// Memory of which `aligned` gives the part that a direct transfer of so many bytes may use.
+fn memory(bytes: u64) -> Vec<u8> {
+    vec![0; length(bytes) + ALIGNMENT]
 }
 
 fn aligned(memory: &[u8], bytes: u64) -> std::ops::Range<usize> {
@@ -307,50 +255,6 @@ fn first_nonzero(bytes: &[u8]) -> Option<usize> {
     Some(from + within)
 }
 
-async fn serve(target: File, limiter: Arc<Limiter>, mut jobs: mpsc::Receiver<Job>) {
-    let file = std::rc::Rc::new(tokio_uring::fs::File::from_std(target));
-    while let Some(Job { range, answer }) = jobs.recv().await {
-        let lanes: Vec<_> = (0..LANES)
-            .map(|lane| {
-                let lane = by_uring(file.clone(), Arc::clone(&limiter), range, lane);
-                tokio_uring::spawn(lane)
-            })
-            .collect();
-        let mut result = Ok(None);
-        for lane in lanes {
-            let outcome = lane
-                .await
-                .unwrap_or_else(|lost| Err(Verb::Find.failed(range, io::Error::other(lost))));
-            result = earliest(result, outcome);
-        }
-        // The asker may be gone; then nobody wants to know.
-        drop(answer.send(result));
-    }
-}
-
-async fn by_uring(
-    file: std::rc::Rc<tokio_uring::fs::File>,
-    limiter: Arc<Limiter>,
-    range: Range,
-    lane: u64,
-) -> Result<Option<u64>, BulkError> {
-    let mut memory = memory();
-    let bytes = limiter.transfer_bytes(TRANSFER_BYTES);
-    for transfer in lane_transfers(range, lane, bytes) {
-        tokio::time::sleep(limiter.take(transfer.bytes)).await;
-        let part = aligned(&memory, transfer.bytes);
-        let (done, slice) = file
-            .read_exact_at(memory.slice(part), transfer.offset)
-            .await;
-        done.map_err(|source| Verb::Find.failed(transfer, source))?;
-        if let Some(at) = first_nonzero(&slice) {
-            return Ok(Some(transfer.offset + at as u64));
-        }
-        memory = slice.into_inner();
-    }
-    Ok(None)
-}
-
 fn by_threads(
     file: &File,
     limiter: &Limiter,
@@ -358,7 +262,7 @@ fn by_threads(
     range: Range,
 ) -> Result<Option<u64>, BulkError> {
     thread::scope(|scope| {
-        let lanes: Vec<_> = (0..LANES)
+        let lanes: Vec<_> = Lane::all()
             .map(|lane| scope.spawn(move || by_thread(file, limiter, verb, range, lane)))
             .collect();
         let lost = || Err(verb.failed(range, io::Error::other("a transfer panicked")));
@@ -375,11 +279,11 @@ fn by_thread(
     limiter: &Limiter,
     verb: Verb,
     range: Range,
-    lane: u64,
+    lane: Lane,
 ) -> Result<Option<u64>, BulkError> {
-    let mut memory = memory();
     let bytes = limiter.transfer_bytes(TRANSFER_BYTES);
-    for transfer in lane_transfers(range, lane, bytes) {
+    let mut memory = memory(bytes);
+    for transfer in lane.transfers(range, bytes) {
         thread::sleep(limiter.take(transfer.bytes));
         let part = aligned(&memory, transfer.bytes);
         let slice = memory.get_mut(part).unwrap_or_default();
@@ -409,161 +313,4 @@ fn earliest(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MIB: u64 = 1 << 20;
-
-    /// By threads and, where there is one, by a ring; with a limit and without.
-    fn ways() -> Vec<(Option<RingFlags>, Arc<Limiter>)> {
-        let found = crate::probe_backend(crate::Choice::Auto).unwrap();
-        let mut ways = Vec::new();
-        for uring in [None, found.ring_flags()] {
-            for rate in [None, Some(500 * MIB)] {
-                ways.push((uring, Arc::new(Limiter::new(rate))));
-            }
-        }
-        ways
-    }
-
-    #[test]
-    fn lanes_share_a_range_without_gap_or_overlap() {
-        let range = Range {
-            offset: 4096,
-            bytes: 21 * MIB + 512,
-        };
-        let mut all: Vec<Range> = (0..LANES)
-            .flat_map(|lane| lane_transfers(range, lane, MIB))
-            .collect();
-        all.sort_unstable();
-        let mut end = range.offset;
-        for transfer in all {
-            assert_eq!(transfer.offset, end);
-            end += transfer.bytes;
-        }
-        assert_eq!(end, range.offset + range.bytes);
-    }
-
-    #[test]
-    fn a_range_is_zeroed_and_nothing_beside_it() {
-        for (uring, limiter) in ways() {
-            let file = tempfile::NamedTempFile::new().unwrap();
-            let size = 20 * MIB;
-            std::fs::write(file.path(), vec![0xa5; usize::try_from(size).unwrap()]).unwrap();
-            let direct = File::options()
-                .read(true)
-                .write(true)
-                .open(file.path())
-                .unwrap();
-            let bulk = Bulk::new(Arc::new(direct), uring, limiter);
-            let range = Range {
-                offset: MIB,
-                bytes: 17 * MIB + 4096,
-            };
-            assert_eq!(bulk.find_nonzero(range).unwrap(), Some(MIB));
-            bulk.zero(range).unwrap();
-            assert_eq!(bulk.find_nonzero(range).unwrap(), None);
-            let whole = Range {
-                offset: MIB,
-                bytes: size - MIB,
-            };
-            let end = range.offset + range.bytes;
-            assert_eq!(
-                bulk.find_nonzero(whole).unwrap(),
-                Some(end),
-                "uring: {uring:?}"
-            );
-            let before = Range {
-                offset: 0,
-                bytes: MIB,
-            };
-            assert_eq!(bulk.find_nonzero(before).unwrap(), Some(0));
-        }
-    }
-
-    /// Both ways, whatever this machine has: nothing here depends on a ring.
-    #[test]
-    fn where_a_ring_is_refused_threads_read_and_one_that_died_begins_anew() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), vec![0; 8192]).unwrap();
-        let all = Range {
-            offset: 0,
-            bytes: 8192,
-        };
-        let bulk = || {
-            let limiter = Arc::new(Limiter::new(None));
-            let flags = Some(RingFlags::Plain);
-            Bulk::new(Arc::new(file.reopen().unwrap()), flags, limiter)
-        };
-        let refused = bulk();
-        let refusal = || Err(io::Error::from_raw_os_error(libc::ENOMEM));
-        assert_eq!(refused.find(all, refusal).unwrap(), None);
-        let never = || panic!("a ring that was refused is not asked for again");
-        assert_eq!(refused.find(all, never).unwrap(), None);
-
-        let died = bulk();
-        let (dead, jobs) = mpsc::channel(QUEUED_MAX);
-        drop(jobs);
-        *died.reader.lock().unwrap() = Reader::Ring(dead);
-        let mut begun = false;
-        let again = || {
-            begun = true;
-            refusal()
-        };
-        assert_eq!(died.find(all, again).unwrap(), None);
-        assert!(begun);
-    }
-
-    #[test]
-    fn where_a_ring_is_refused_threads_write_zeroes() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), vec![7; 8192]).unwrap();
-        let bulk = Bulk::new(
-            Arc::new(file.reopen().unwrap()),
-            Some(RingFlags::Plain),
-            Arc::new(Limiter::new(None)),
-        );
-        let all = Range {
-            offset: 0,
-            bytes: 8192,
-        };
-        for errno in [libc::EPERM, libc::EMFILE, libc::ENOMEM] {
-            let refused = |_| Err(zeroes::Failure::Ring(io::Error::from_raw_os_error(errno)));
-            bulk.zero_by(all, refused).unwrap();
-            assert_eq!(std::fs::read(file.path()).unwrap(), [0; 8192]);
-            std::fs::write(file.path(), vec![7; 8192]).unwrap();
-        }
-        let broken = |part| {
-            let error = io::Error::from_raw_os_error(libc::EIO);
-            Err(zeroes::Failure::Write(part, error))
-        };
-        let error = bulk.zero_by(all, broken).unwrap_err();
-        assert_eq!(error.source.raw_os_error(), Some(libc::EIO));
-    }
-
-    #[test]
-    fn a_failure_is_told() {
-        let all = Range {
-            offset: 0,
-            bytes: 3 * MIB,
-        };
-        for (uring, limiter) in ways() {
-            let reading = tempfile::NamedTempFile::new().unwrap();
-            let reading = Arc::new(File::open(reading.path()).unwrap());
-            let bulk = Bulk::new(reading, uring, limiter);
-            let error = bulk.zero(all).unwrap_err();
-            assert_eq!(error.source.raw_os_error(), Some(libc::EBADF), "{uring:?}");
-        }
-        let file = tempfile::NamedTempFile::new().unwrap();
-        for (uring, limiter) in ways() {
-            let handle = Arc::new(file.reopen().unwrap());
-            let error = Bulk::new(handle, uring, limiter)
-                .find_nonzero(Range {
-                    offset: 0,
-                    bytes: 4096,
-                })
-                .unwrap_err();
-            assert_eq!(error.to_string(), "read 4096 bytes at 0");
-        }
-    }
-}
+mod tests;

@@ -32,6 +32,7 @@ pub mod node;
 pub mod points;
 pub mod process;
 pub mod removal;
+pub mod sanity;
 pub mod tree;
 pub mod world;
 

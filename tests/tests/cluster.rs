@@ -24,14 +24,15 @@ mod cluster {
     pub(crate) mod refused;
     pub(crate) mod reinstalled;
     pub(crate) mod restarts;
+    pub(crate) mod sane;
     pub(crate) mod seen;
     pub(crate) mod stage;
     pub(crate) mod stateful;
     pub(crate) mod steered;
 }
 use cluster::{
-    access, installed, kinds, leader, machines, measured, refused, reinstalled, restarts, seen,
-    stage, stateful, steered,
+    access, installed, kinds, leader, machines, measured, refused, reinstalled, restarts, sane,
+    seen, stage, stateful, steered,
 };
 use stage::Stage;
 
@@ -46,7 +47,7 @@ use Told::{Always, InTurn};
 type Story = fn(&mut Stage);
 
 /// One after another on one cluster, which takes as long to start as one of them to run.
-const STORIES: [(&str, Told, Story); 20] = [
+const STORIES: [(&str, Told, Story); 21] = [
     ("a_pod_runs_to_its_end", Always, |it| {
         a_pod_runs_to_its_end(&it.cluster)
     }),
@@ -66,6 +67,7 @@ const STORIES: [(&str, Told, Story); 20] = [
     ("spread_selected_suspended_moved", InTurn, |it| {
         steered::story(it)
     }),
+    ("csi_sanity", InTurn, |it| sane::story(it)),
     ("an_agent_is_kept_to_its_own", Always, |it| {
         access::agents(it)
     }),

@@ -2,9 +2,10 @@
 
 use std::io;
 
+use super::Limiter;
 use crate::backend::WhyThreads;
+use crate::bulk::reader;
 use crate::error::errno_of;
-use crate::sys::ZeroRing;
 use crate::uring::{RingFlags, zeroes};
 
 /// Why so many devices cannot be erased by rings at once; `None` where they can.
@@ -16,7 +17,6 @@ pub fn refused(flags: RingFlags, devices: usize) -> Option<WhyThreads> {
 }
 
 /// Of one device: what writes zeroes, and what reads back.
-fn rings(flags: RingFlags) -> io::Result<(ZeroRing, tokio_uring::Runtime)> {
-    let writes = zeroes::ring(flags)?;
-    Ok((writes, tokio_uring::Runtime::new(&tokio_uring::builder())?))
+fn rings(flags: RingFlags) -> io::Result<impl Sized> {
+    Ok((zeroes::ring(flags)?, reader::ring(&Limiter::unlimited())?))
 }

@@ -52,7 +52,7 @@ pub(crate) fn story(stage: &Stage) {
 }
 
 /// The pod that leads.
-fn leading(stage: &Stage) -> String {
+pub(crate) fn leading(stage: &Stage) -> String {
     let lease = stage.get("-nringpv", "lease/ringpv-controller");
     let holder = lease["spec"]["holderIdentity"].as_str().unwrap();
     holder.split(':').next().unwrap().to_owned()

@@ -1,0 +1,62 @@
+//! csi-sanity against the driver as it is installed: the agent's socket where the kubelet has it, and the leader's, which
+//! its sidecars alone see.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use tests::sanity::{self, Subject};
+
+use crate::leader::leading;
+use crate::stage::{MIB, Stage};
+
+pub(crate) fn story(stage: &Stage) {
+    let suite = sanity::build().unwrap_or_else(|why| panic!("{why}"));
+    let kubelet = stage.cluster.kubelet_folder();
+    let leader = leading(stage);
+    let uid = [
+        "--namespace=ringpv",
+        "get",
+        "pod",
+        &leader,
+        "--output=jsonpath={.metadata.uid}",
+    ];
+    let sockets = format!(
+        "pods/{}/volumes/kubernetes.io~empty-dir/csi/csi.sock",
+        stage.kubectl(&uid)
+    );
+    // The agent sees these two folders of the kubelet's, and no other.
+    let inside = |place: &str| {
+        tempfile::Builder::new()
+            .prefix("sanity-")
+            .tempdir_in(kubelet.join(place))
+            .unwrap()
+    };
+    let (staging, target) = (inside("plugins"), inside("pods"));
+    let folder = tempfile::tempdir().unwrap();
+    let near = |socket: &str, name: &str| {
+        let short = folder.path().join(name);
+        symlink(kubelet.join(socket), &short).unwrap();
+        short
+    };
+    let (passed, skipped) = sanity::hold(
+        &suite,
+        Subject {
+            node: &near("plugins/ringpv.io/csi.sock", "node"),
+            controller: &near(&sockets, "controller"),
+            staging: &staging.path().join("staging"),
+            target: &target.path().join("target"),
+            folder: folder.path(),
+            sizes: Some((16 * MIB, 32 * MIB)),
+        },
+    );
+    println!("csi-sanity: {passed} passed, {skipped} skipped");
+    assert!(stage.all("rvol").is_empty(), "it left volumes");
+    nothing_is_left(staging.path());
+    nothing_is_left(target.path());
+}
+
+fn nothing_is_left(folder: &Path) {
+    let left: Vec<_> = fs::read_dir(folder).unwrap().flatten().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
