@@ -13,6 +13,7 @@
 use crate::claim::{CLAIM_BYTES, claim_offset};
 use crate::random::Random;
 
+pub mod burst;
 pub mod course;
 pub mod limiter;
 pub mod rings;

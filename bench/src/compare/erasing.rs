@@ -156,12 +156,15 @@ pub(super) fn neighbour(lab: &Lab) -> anyhow::Result<Contest> {
     beside(lab, lab.overwritten(2, ONE_BYTES)?, erasing)
 }
 
-/// The same, while its neighbours zero by themselves, one after the other, as the agent lets them: no rate holds them.
+/// The same, while its neighbours zero by themselves, one after the other, as the agent lets them. No rate holds them; that
+/// there is one says that others are to be spared.
 pub(super) fn neighbour_offloaded(lab: &Lab) -> anyhow::Result<Contest> {
     let erasing = Erasing {
         name: "neighbour-offloaded",
         what: "neighbours zero by themselves, one after the other",
-        words: ["--method", "zero"].map(str::to_owned).to_vec(),
+        words: ["--method", "zero", "--rate", &RATE_DEFAULT.to_string()]
+            .map(str::to_owned)
+            .to_vec(),
         outlasts: false,
     };
     beside(lab, lab.zeroing(SEVERAL, BYTES)?, erasing)

@@ -22,6 +22,8 @@ const SOME: usize = 64;
 const DEVICE_BYTES: u64 = 320 << 20;
 /// The peer of the second.
 const BLKID: &str = "blkid of all";
+/// What blkid ends with where all devices are blank.
+const NOTHING_FOUND: i32 = 2;
 /// How long blkid is waited for where one device is slow. It takes longer.
 const BLKID_LIMIT: Duration = Duration::from_secs(5);
 /// The device that may be read once a second is told of no sooner, if the kernel holds it to that.
@@ -88,6 +90,10 @@ fn peer(name: &'static str, tool: &str, words: Vec<Vec<String>>) -> Side {
     let programs: Vec<Program> = words
         .into_iter()
         .map(|words| Program::new(&path, words))
+        .map(|program| match tool {
+            "blkid" => program.or(NOTHING_FOUND),
+            _ => program,
+        })
         .collect();
     Side::new(name, move || Ok(run(&programs, Order::InTurn)?.0))
 }
@@ -197,7 +203,7 @@ fn around_the_slow(lab: &Lab, devices: &[PathBuf], slow: &Path) -> (Side, Side) 
     let Some(path) = find("blkid") else {
         return (ours, Side::missing(BLKID, "blkid"));
     };
-    let blkid = Program::new(&path, words("-c /dev/null -o export", devices));
+    let blkid = Program::new(&path, words("-c /dev/null -o export", devices)).or(NOTHING_FOUND);
     let blkid = Side::new(BLKID, move || run_at_most(&blkid, BLKID_LIMIT));
     (ours, blkid)
 }

@@ -36,6 +36,8 @@ pub(crate) fn find(name: &str) -> Option<PathBuf> {
 pub(crate) struct Program {
     path: PathBuf,
     words: Vec<String>,
+    /// An exit status beside 0 that is no failure.
+    fine: Option<i32>,
 }
 
 impl Program {
@@ -43,6 +45,15 @@ impl Program {
         Self {
             path: path.into(),
             words: words.into_iter().map(|word| word.to_string()).collect(),
+            fine: None,
+        }
+    }
+
+    /// The same, where this exit status is no failure.
+    pub(crate) fn or(self, fine: i32) -> Self {
+        Self {
+            fine: Some(fine),
+            ..self
         }
     }
 
@@ -55,6 +66,7 @@ impl Program {
         Ok(Self {
             path: taskset,
             words,
+            fine: self.fine,
         })
     }
 
@@ -76,6 +88,7 @@ impl Program {
             child,
             output,
             path: self.path.clone(),
+            fine: self.fine,
         })
     }
 
@@ -91,6 +104,7 @@ struct Running {
     child: std::process::Child,
     output: File,
     path: PathBuf,
+    fine: Option<i32>,
 }
 
 impl Drop for Running {
@@ -128,7 +142,7 @@ impl Running {
         // What is no text is of no use here.
         let _odd = self.output.read_to_string(&mut text).is_err();
         anyhow::ensure!(
-            status.success(),
+            status.success() || (self.fine.is_some() && status.code() == self.fine),
             "{} ended with {status}: {}",
             self.path.display(),
             text.lines().last().unwrap_or_default()
@@ -204,6 +218,17 @@ mod tests {
 
     fn shell(script: &str) -> Program {
         Program::new(&find("sh").unwrap(), ["-c", script])
+    }
+
+    #[test]
+    fn a_status_may_be_fine() {
+        let status = |fine: Option<i32>| {
+            let program = shell("exit 2");
+            let program = fine.map_or(program.clone(), |fine| program.or(fine));
+            run(&[program], Order::InTurn).is_ok()
+        };
+        assert!(status(Some(2)));
+        assert!(!status(Some(3)) && !status(None));
     }
 
     #[test]

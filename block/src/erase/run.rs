@@ -9,7 +9,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -24,7 +24,7 @@ use super::secure::sanitize::{
 use super::secure::{
     Abilities, Begun, Chosen, IDENTIFY_BYTES, Identify, Secure, SecureError, Secured, answered,
 };
-use super::{Course, Limiter, Method, Piece, Range, Warrant};
+use super::{Course, Limiter, Method, Piece, Range, Warrant, burst, part_at};
 use crate::bulk::{Bulk, BulkError};
 use crate::claim::CLAIM_BYTES;
 use crate::clock::Clock;
@@ -115,6 +115,8 @@ pub struct Eraser {
     disk: PathBuf,
     /// See [`Queue::one_command`].
     one_command: bool,
+    /// See [`burst`].
+    burst_bytes: AtomicU64,
     clock: Clock,
 }
 
@@ -148,6 +150,7 @@ impl Eraser {
             bulk,
             file,
             limiter,
+            burst_bytes: AtomicU64::new(burst::FIRST_BYTES),
             clock: Clock::start_plain(),
         })
     }
@@ -390,17 +393,42 @@ impl Eraser {
                 FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE
             }
         };
-        let signed = |n: u64| i64::try_from(n).map_err(|_| Errno::EFBIG);
-        let done = signed(range.offset)
-            .and_then(|from| Ok((from, signed(range.bytes)?)))
-            .and_then(|(from, bytes)| fallocate(&*self.file, flags, from, bytes));
-        done.map_err(io::Error::from)
-            .map_err(|source| EraseError::Offload {
+        let mut done = 0;
+        while let Some(part) = part_at(&[range], done, self.at_once()) {
+            let begun = self.clock.now_ns();
+            zero_by(&self.file, flags, part).map_err(|source| EraseError::Offload {
                 method,
-                offset: range.offset,
-                bytes: range.bytes,
+                offset: part.offset,
+                bytes: part.bytes,
                 source,
-            })
+            })?;
+            let took_ns = self.clock.now_ns().saturating_sub(begun);
+            let next = burst::next(part.bytes, took_ns);
+            done += part.bytes;
+            if self.spares_others() {
+                // The last of a piece may be short and says little.
+                if part.bytes == self.at_once() {
+                    self.burst_bytes.store(next, Ordering::Relaxed);
+                }
+                std::thread::sleep(burst::rest(took_ns));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there is a rate: it says that others are to be spared, though nothing that a device does by itself can be held
+    /// to it.
+    fn spares_others(&self) -> bool {
+        self.limiter.bytes_per_second().is_some()
+    }
+
+    /// How much the device is told to zero at once.
+    fn at_once(&self) -> u64 {
+        if self.spares_others() {
+            self.burst_bytes.load(Ordering::Relaxed)
+        } else {
+            u64::MAX
+        }
     }
 
     /// What the kernel says now of what the device can do; nothing where it does not say.
@@ -413,6 +441,17 @@ impl Eraser {
             one_command: self.one_command,
         }
     }
+}
+
+/// Zeroes by the device.
+fn zero_by(file: &File, flags: FallocateFlags, range: Range) -> io::Result<()> {
+    let signed = |n: u64| i64::try_from(n).map_err(|_| Errno::EFBIG);
+    Ok(fallocate(
+        file,
+        flags,
+        signed(range.offset)?,
+        signed(range.bytes)?,
+    )?)
 }
 
 /// An error where something was found that is not zero.
