@@ -19,7 +19,7 @@ kube: a real Kubernetes on this machine: control plane and one node, in a networ
 (built with all else: target/debug/kube; or: cargo run -p tests --bin kube -- ...)
 
   kube build [--suite]  build its programs from their Go modules, where that is not done yet (ten minutes the first time);
-                        --suite: Kubernetes' own end-to-end suite (ten more)
+                        --suite: and Kubernetes' own end-to-end suite (ten more)
   kube hold [--audit] [--ringpv]
                         start it, say how to use it, and end all of it when standard input ends; --audit: the API keeps a
                         log of every request; --ringpv: with RingPV's images in the node, and how to install it
@@ -33,14 +33,15 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
-        ["build"] => fetch_images().and_then(|()| build()).map(|folder| {
-            println!("{}", folder.display());
-            ExitCode::SUCCESS
-        }),
-        ["build", "--suite"] => build_suite().map(|folder| {
-            println!("{}", folder.display());
-            ExitCode::SUCCESS
-        }),
+        ["build", flags @ ..] if matches!(flags, [] | ["--suite"]) => {
+            fetch_images().and_then(|()| build()).and_then(|folder| {
+                if !flags.is_empty() {
+                    build_suite()?;
+                }
+                println!("{}", folder.display());
+                Ok(ExitCode::SUCCESS)
+            })
+        }
         ["hold", flags @ ..]
             if flags
                 .iter()

@@ -19,7 +19,7 @@ pub struct Selection<'a> {
     pub focus: &'a str,
     /// Those of the focus that are left out.
     pub skip: &'a str,
-    /// Processes that run cases side by side.
+    /// Processes that run cases side by side. None: the cases are listed as passed, and nothing is run.
     pub processes: u32,
     /// How long all may take.
     pub limit: Duration,
@@ -71,7 +71,10 @@ impl Kubernetes {
             .current_dir(folder)
             .arg("run")
             .args(["--no-color", "--timeout=4h", "--keep-going"])
-            .arg(format!("--procs={}", what.processes))
+            .args(match what.processes {
+                0 => vec!["--dry-run".to_owned()],
+                processes => vec![format!("--procs={processes}")],
+            })
             .arg(format!("--focus={}", what.focus))
             .arg(format!("--skip={}", what.skip))
             .arg(format!("--output-dir={}", folder.display()))
