@@ -144,6 +144,8 @@ pub struct Apply<'a> {
     pub now: Timestamp,
     /// Ends a piece that takes long, when set: somebody asks for something else by now.
     pub cancel: &'a AtomicBool,
+    /// Whether there are others to whom time is left while the device zeroes by itself.
+    pub spare: bool,
 }
 
 impl Session {

@@ -186,7 +186,8 @@ pub trait HeldDevice: Send {
 
     /// Zeroes one piece by its method, durably. Whether an error says that another way may do, its method knows
     /// ([`is_refused_by`](block::erase::Method::is_refused_by)).
-    fn zero(&self, warrant: &Warrant, piece: Piece) -> Result<Zeroed, HostError>;
+    /// `spare`: see [`Eraser::zero`](block::erase::Eraser::zero).
+    fn zero(&self, warrant: &Warrant, piece: Piece, spare: bool) -> Result<Zeroed, HostError>;
 
     /// Whether the drive can erase its cells so, and nothing but what was named. [`Cause::Unable`] where it cannot.
     fn can_secure(&self, how: Secure) -> Result<(), HostError>;

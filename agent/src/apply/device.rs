@@ -140,7 +140,7 @@ impl Apply<'_> {
             let Some(piece) = course.piece(hold.device.limiter()) else {
                 break erased(session.secure, &course);
             };
-            match hold.device.zero(&hold.warrant, piece) {
+            match hold.device.zero(&hold.warrant, piece, self.spare) {
                 Ok(zeroed) => {
                     course.done(piece, &zeroed);
                     break Outcome::Partly {
@@ -226,7 +226,7 @@ impl Apply<'_> {
         };
         let method = Method::ZeroWrites;
         hold.device
-            .zero(&hold.warrant, Piece { range, method })
+            .zero(&hold.warrant, Piece { range, method }, self.spare)
             .map_err(self.refused(Reason::EraseFailed))?;
         session.cleared_bytes = done_bytes + range.bytes;
         Ok(Outcome::Partly {

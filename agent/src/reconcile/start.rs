@@ -84,6 +84,7 @@ async fn attach(ctx: Context, seen: Arc<Seen>, id: String) {
                 drive: &drive,
                 now: (ctx.clock)(),
                 cancel: &AtomicBool::new(false),
+                spare: false,
             };
             let mount = Action::Mount {
                 device: seen.facts.name.clone(),

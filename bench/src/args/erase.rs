@@ -15,8 +15,10 @@ never erased (kubectl ringpv remove --erase does that).
 Zeroing is logical: what is read from now on is zeroes, while the medium may keep what was there. Only the drive's own
 Sanitize or Format erases the medium.
 
-Without --rate nothing is limited. What a device zeroes by itself moves no bytes of ours and is not paced even with
-it; what is written and read back is.
+Without --rate nothing is limited. With it what is written and read back keeps to it; what a device zeroes by itself
+moves no bytes of ours, and is done in short calls with rests between them.
+
+With a word a device is opened for writing, and let go of as it was where the word is not its own.
 
 Exit codes: 0 erased, 1 refused, 2 wrong usage, 3 failed or cancelled.";
 

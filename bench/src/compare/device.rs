@@ -204,6 +204,13 @@ impl Holds {
         Ok(Self(held.collect::<anyhow::Result<_>>()?))
     }
 
+    /// Lets go of the first of them that is still held, for a program that takes its own hold.
+    pub(super) fn let_go_of_first(&mut self) -> anyhow::Result<()> {
+        anyhow::ensure!(!self.0.is_empty(), "no device is held any more");
+        self.0.remove(0).look()?;
+        Ok(())
+    }
+
     /// Lets go of them, for a program that takes its own hold: the words of the devices as they were held to the last.
     pub(super) fn let_go(&mut self) -> anyhow::Result<Vec<String>> {
         let held = std::mem::take(&mut self.0).into_iter();

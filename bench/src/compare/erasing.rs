@@ -58,8 +58,18 @@ fn peer(
     let all = devices.to_vec();
     Side::writing(name, devices, move |holds| {
         refill(&all)?;
-        if tool == "blkdiscard" {
-            holds.let_go()?;
+        match (tool, order) {
+            // Nobody holds a device before its turn, and blkdiscard asks for no word: each is let go of just before its own.
+            ("blkdiscard", Order::InTurn) => {
+                let mut all = Figures::default();
+                for program in &programs {
+                    holds.let_go_of_first()?;
+                    all += run(std::slice::from_ref(program), Order::InTurn)?.0;
+                }
+                return Ok(all);
+            }
+            ("blkdiscard", Order::AtOnce) => drop(holds.let_go()?),
+            _ => {}
         }
         Ok(run(&programs, order)?.0)
     })

@@ -23,6 +23,18 @@ pub(crate) struct Figures {
     pub(crate) p99_ns: Option<f64>,
 }
 
+/// One after another: what was counted and taken, not what a tool says of itself.
+impl std::ops::AddAssign for Figures {
+    fn add_assign(&mut self, other: Self) {
+        *self = Self {
+            wall_s: self.wall_s + other.wall_s,
+            user_s: self.user_s + other.user_s,
+            system_s: self.system_s + other.system_s,
+            ..Self::default()
+        };
+    }
+}
+
 /// Which of them counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Measure {

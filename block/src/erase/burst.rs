@@ -24,13 +24,21 @@ pub fn rest(took_ns: u64) -> Duration {
     Duration::from_nanos(took_ns).min(REST_MOST)
 }
 
-/// The bytes of the next, after one of `bytes` that took so many nanoseconds.
+/// The bytes of the next, where they were to be `planned`, and `bytes` of them (fewer at the end of a piece) took so many
+/// nanoseconds. However long a call takes for itself, with the rests no fewer bytes are zeroed than would be written at
+/// `bytes_per_second`.
 #[must_use]
-pub fn next(bytes: u64, took_ns: u64) -> u64 {
-    let fitting = u128::from(bytes) * LONGEST.as_nanos() / u128::from(took_ns.max(1));
-    let fitting = u64::try_from(fitting).unwrap_or(u64::MAX);
-    let most = bytes.saturating_mul(GROWTH).min(MOST_BYTES);
-    fitting.min(most).max(LEAST_BYTES) / LEAST_BYTES * LEAST_BYTES
+pub fn next(planned: u64, bytes: u64, took_ns: u64, bytes_per_second: u64) -> u64 {
+    // So few that they say nothing of more.
+    if bytes < planned && u128::from(took_ns) <= LONGEST.as_nanos() {
+        return planned;
+    }
+    let whole = |bytes: u128| u64::try_from(bytes).unwrap_or(u64::MAX);
+    let fitting = whole(u128::from(bytes) * LONGEST.as_nanos() / u128::from(took_ns.max(1)));
+    let written = whole(2 * u128::from(took_ns) * u128::from(bytes_per_second) / 1_000_000_000);
+    let least = written.clamp(LEAST_BYTES, MOST_BYTES);
+    let most = bytes.saturating_mul(GROWTH).clamp(least, MOST_BYTES);
+    fitting.clamp(least, most).next_multiple_of(LEAST_BYTES)
 }
 
 #[cfg(test)]
@@ -46,23 +54,53 @@ mod tests {
         assert_eq!(rest(u64::MAX), REST_MOST);
     }
 
+    const RATE: u64 = 100 * MIB;
+
     #[test]
     fn one_takes_about_as_long_as_a_neighbour_may_wait() {
-        for (bytes, took_ns, wanted) in [
-            (MIB, 250_000, MIB),
-            (MIB, 500_000, MIB / 2),
-            (MIB, 1_000_000_000, MIB / 2),
-            (64 * MIB, 1_000_000, 16 * MIB),
+        for (planned, bytes, took_ns, wanted) in [
+            (MIB, MIB, 250_000, MIB),
+            (MIB, MIB, 500_000, MIB / 2),
+            (64 * MIB, 64 * MIB, 1_000_000, 16 * MIB),
             // It grows by steps, up to an end.
-            (MIB, 10, 4 * MIB),
-            (MIB, 0, 4 * MIB),
-            (MOST_BYTES, 0, MOST_BYTES),
-            (u64::MAX, 1, MOST_BYTES),
-            // Whole blocks, whatever came before.
-            (3, 250_000, MIB / 2),
-            (5 * MIB + 512, 250_000, 5 * MIB),
+            (MIB, MIB, 10, 4 * MIB),
+            (MIB, MIB, 0, 4 * MIB),
+            (MOST_BYTES, MOST_BYTES, 0, MOST_BYTES),
+            // The rest of a piece: it tells only of what is slow.
+            (64 * MIB, MIB, 10, 64 * MIB),
+            (64 * MIB, 44 * MIB, 1_000_000, 11 * MIB),
+            // Whole blocks.
+            (3 * MIB + 1, 3 * MIB + 1, 250_000, 3 * MIB + MIB / 2),
+            // Not slower than written zeroes.
+            (MIB, MIB, 1_000_000_000, 200 * MIB),
         ] {
-            assert_eq!(next(bytes, took_ns), wanted, "{bytes} in {took_ns} ns");
+            let told = next(planned, bytes, took_ns, RATE);
+            assert_eq!(told, wanted, "{bytes} of {planned} in {took_ns} ns");
         }
+    }
+
+    /// Milliseconds a call, whatever it zeroes: to cut it spares nobody.
+    #[test]
+    fn what_each_call_costs_is_not_paid_more_often_than_the_rate_allows() {
+        for call_ns in [1_000_000, 30_000_000] {
+            let (mut burst, mut done, mut ns) = (FIRST_BYTES, 0, 0);
+            while done < 64 << 30 {
+                done += burst;
+                ns += 2 * call_ns;
+                burst = next(burst, burst, call_ns, RATE);
+            }
+            let rate = u128::from(done) * 1_000_000_000 / u128::from(ns);
+            assert!(rate >= u128::from(RATE) * 99 / 100, "{rate} bytes a second");
+        }
+    }
+
+    /// Quick where nothing is stored, slow where there is something.
+    #[test]
+    fn a_device_that_grows_slow_is_told_less() {
+        let mut burst = MOST_BYTES;
+        for _ in 0..4 {
+            burst = next(burst, burst, burst / 4, RATE);
+        }
+        assert!(burst <= MIB, "{burst}");
     }
 }

@@ -55,7 +55,7 @@ pub struct Queue {
 /// What came of one piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Zeroed {
-    /// How long it took.
+    /// How long it took; of what the device zeroes by itself without the rests that spare others.
     pub took_ns: u64,
     /// What the device's queue says after it.
     pub queue: Queue,

@@ -175,22 +175,27 @@ impl Eraser {
 
     /// Zeroes one piece. [`EraseError::is_refusal`] where the device cannot do it so. The first piece by each method of the
     /// device's own is read back: a device that answers and does nothing is found out before all of it is zeroed in vain.
-    /// Not durable before [`flush`](Self::flush).
+    /// Not durable before [`flush`](Self::flush). With `spare`, and where there is a rate, what the device does by itself is cut
+    /// and rests in between, so that others have half of the time of what they share with it ([`burst`]).
     ///
     /// # Errors
     /// [`EraseError`].
     ///
     /// # Panics
     /// The warrant is for another device, or the piece is not erasable.
-    pub fn zero(&self, warrant: &Warrant, piece: Piece) -> Result<Zeroed, EraseError> {
+    pub fn zero(&self, warrant: &Warrant, piece: Piece, spare: bool) -> Result<Zeroed, EraseError> {
         warrant.assert_device(&self.major_minor, self.size_bytes);
         warrant.assert_erasable(piece.range);
         let begun = self.clock.now_ns();
-        match piece.method {
-            Method::ZeroWrites => self.bulk.zero(piece.range).map_err(EraseError::Bulk)?,
-            Method::PunchHole | Method::ZeroRange | Method::WriteZeroes => self.offload(piece)?,
-        }
-        let took_ns = self.clock.now_ns().saturating_sub(begun);
+        let took_ns = match piece.method {
+            Method::ZeroWrites => {
+                self.bulk.zero(piece.range).map_err(EraseError::Bulk)?;
+                self.clock.now_ns().saturating_sub(begun)
+            }
+            Method::PunchHole | Method::ZeroRange | Method::WriteZeroes => {
+                self.offload(piece, spare)?
+            }
+        };
         if piece.method != Method::ZeroWrites && piece.range.bytes <= TRIAL_BYTES {
             unproved(piece.method, self.find_nonzero(piece.range)?)?;
         }
@@ -385,7 +390,8 @@ impl Eraser {
         answered(what, sys::nvme_admin(self.file.as_fd(), command, data))
     }
 
-    fn offload(&self, Piece { range, method }: Piece) -> Result<(), EraseError> {
+    /// How many nanoseconds the device was told to zero.
+    fn offload(&self, Piece { range, method }: Piece, spare: bool) -> Result<u64, EraseError> {
         let flags = match method {
             Method::ZeroRange => FallocateFlags::FALLOC_FL_ZERO_RANGE,
             Method::WriteZeroes => FallocateFlags::from_bits_retain(WRITE_ZEROES),
@@ -393,8 +399,10 @@ impl Eraser {
                 FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE
             }
         };
-        let mut done = 0;
-        while let Some(part) = part_at(&[range], done, self.at_once()) {
+        let rate = self.limiter.bytes_per_second().filter(|_| spare);
+        let planned = || rate.map_or(u64::MAX, |_| self.burst_bytes.load(Ordering::Relaxed));
+        let (mut done, mut busy_ns) = (0, 0);
+        while let Some(part) = part_at(&[range], done, planned()) {
             let begun = self.clock.now_ns();
             zero_by(&self.file, flags, part).map_err(|source| EraseError::Offload {
                 method,
@@ -403,32 +411,15 @@ impl Eraser {
                 source,
             })?;
             let took_ns = self.clock.now_ns().saturating_sub(begun);
-            let next = burst::next(part.bytes, took_ns);
+            busy_ns += took_ns;
             done += part.bytes;
-            if self.spares_others() {
-                // The last of a piece may be short and says little.
-                if part.bytes == self.at_once() {
-                    self.burst_bytes.store(next, Ordering::Relaxed);
-                }
+            if let Some(rate) = rate {
+                let next = burst::next(planned(), part.bytes, took_ns, rate);
+                self.burst_bytes.store(next, Ordering::Relaxed);
                 std::thread::sleep(burst::rest(took_ns));
             }
         }
-        Ok(())
-    }
-
-    /// Whether there is a rate: it says that others are to be spared, though nothing that a device does by itself can be held
-    /// to it.
-    fn spares_others(&self) -> bool {
-        self.limiter.bytes_per_second().is_some()
-    }
-
-    /// How much the device is told to zero at once.
-    fn at_once(&self) -> u64 {
-        if self.spares_others() {
-            self.burst_bytes.load(Ordering::Relaxed)
-        } else {
-            u64::MAX
-        }
+        Ok(busy_ns)
     }
 
     /// What the kernel says now of what the device can do; nothing where it does not say.
@@ -523,7 +514,7 @@ pub fn erase(
                 total_bytes: course.plan().total_bytes(),
             });
         }
-        match eraser.zero(warrant, piece) {
+        match eraser.zero(warrant, piece, true) {
             Ok(zeroed) => course.done(piece, &zeroed),
             Err(error) if error.is_refusal() && course.refused(piece, eraser.queue()) => {}
             Err(error) => return Err(error),
@@ -542,7 +533,6 @@ pub fn erase(
 mod tests {
     use super::*;
 
-    /// As sysfs has it: a link to the device, the partition below its disk, and the queue the disk's alone.
     #[test]
     fn who_answers_and_does_nothing_is_asked_no_more() {
         assert!(unproved(Method::PunchHole, None).is_ok());
@@ -554,6 +544,7 @@ mod tests {
         );
     }
 
+    /// As sysfs has it: a link to the device, the partition below its disk, and the queue the disk's alone.
     #[test]
     fn a_partition_has_the_queue_of_its_disk() {
         let root = tempfile::tempdir().unwrap();

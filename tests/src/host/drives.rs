@@ -283,7 +283,7 @@ impl HeldDevice for Held {
         queue(offloads.unwrap_or(false))
     }
 
-    fn zero(&self, warrant: &Warrant, piece: Piece) -> Result<Zeroed, HostError> {
+    fn zero(&self, warrant: &Warrant, piece: Piece, _: bool) -> Result<Zeroed, HostError> {
         let Piece { range, method } = piece;
         warrant.assert_device(&self.major_minor, self.size_bytes);
         warrant.assert_erasable(range);

@@ -247,6 +247,7 @@ impl Turn<'_> {
             drive: &drive,
             now: self.now,
             cancel: &AtomicBool::new(false),
+            spare: false,
         };
         match apply.apply(&mut run.session, &action) {
             Ok(

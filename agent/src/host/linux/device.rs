@@ -157,9 +157,9 @@ impl HeldDevice for Held {
         self.eraser.queue()
     }
 
-    fn zero(&self, warrant: &Warrant, piece: Piece) -> Result<Zeroed, HostError> {
+    fn zero(&self, warrant: &Warrant, piece: Piece, spare: bool) -> Result<Zeroed, HostError> {
         // Durable before the cursor says so.
-        let zeroed = self.eraser.zero(warrant, piece).and_then(|zeroed| {
+        let zeroed = self.eraser.zero(warrant, piece, spare).and_then(|zeroed| {
             self.eraser.flush()?;
             Ok(zeroed)
         });

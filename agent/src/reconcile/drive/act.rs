@@ -79,9 +79,8 @@ impl Task {
         let mut cursor_written = Instant::now();
         let mut by_itself = false;
         loop {
-            // Held over the rest as well, so that all drives together leave half of the time.
+            // Held over the rests in it as well, so that all drives together leave half of the time.
             let _turn = self.erase_turn(by_itself).await;
-            let began = Instant::now();
             let outcome;
             (session, outcome) = self.piece(drive, session, &action).await?;
             let status = standing::after(self.status.clone(), &outcome, (self.ctx.clock)());
@@ -119,9 +118,6 @@ impl Task {
                 self.rest(drive, session).await;
                 return Err(Stopped::Changed);
             }
-            if offloaded && self.has_neighbours() {
-                tokio::time::sleep(began.elapsed()).await;
-            }
         }
     }
 
@@ -144,6 +140,7 @@ impl Task {
         let cancelled = Arc::new(AtomicBool::new(false));
         let heed = self.heed(drive, &cancelled);
         let (drive, cancel) = (drive.clone(), Arc::clone(&cancelled));
+        let spare = self.has_neighbours();
         let job = move || {
             let drive = Drive { status, ..drive };
             let apply = Apply {
@@ -152,6 +149,7 @@ impl Task {
                 drive: &drive,
                 now,
                 cancel: &cancel,
+                spare,
             };
             let outcome = apply.apply(&mut session, &action);
             (session, outcome)
@@ -194,6 +192,7 @@ impl Task {
                 drive: &drive,
                 now,
                 cancel: &AtomicBool::new(false),
+                spare: false,
             };
             apply.rest(&mut session)
         };
@@ -255,9 +254,8 @@ impl Task {
         timeout(TURN_MAX, turn).await.ok()?.ok()
     }
 
-    /// Whether a piece that the device zeroes by itself is followed by a rest as long as itself, so that others have half of
-    /// the time of what they share with it: they do while volumes are on another drive, and a rate is set at all. Written
-    /// zeroes and read-back are paced as they go (`block::erase::Limiter`).
+    /// Whether what the device zeroes by itself is cut and rests in between, so that others have half of the time of what they
+    /// share with it: they do while volumes are on another drive, and a rate is set at all. Written zeroes and read-back are paced as they go (`block::erase::Limiter`).
     fn has_neighbours(&self) -> bool {
         let others = self.ctx.registry.all().into_iter();
         let mut others = others.filter(|other| *other.id != *self.id);

@@ -196,6 +196,7 @@ impl Task {
                 drive: &drive,
                 now: (ctx.clock)(),
                 cancel: &AtomicBool::new(false),
+                spare: false,
             };
             match apply.remember(&record) {
                 Ok(true) => ctx.registry.hear(&mounted.id, Said::of(&drive)),
