@@ -255,7 +255,8 @@ impl Task {
     }
 
     /// Whether what the device zeroes by itself is cut and rests in between, so that others have half of the time of what they
-    /// share with it: they do while volumes are on another drive, and a rate is set at all. Written zeroes and read-back are paced as they go (`block::erase::Limiter`).
+    /// share with it: they do while volumes are on another drive, and a rate is set at all. Written zeroes and read-back are
+    /// paced as they go (`block::erase::Limiter`).
     fn has_neighbours(&self) -> bool {
         let others = self.ctx.registry.all().into_iter();
         let mut others = others.filter(|other| *other.id != *self.id);
