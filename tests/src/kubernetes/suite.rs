@@ -50,6 +50,9 @@ impl Kubernetes {
         for name in images("busybox") {
             self.image(name, &root, &["/bin/sh"])?;
         }
+        for name in images("nginx") {
+            self.image(name, &root, &["/bin/httpd", "-f"])?;
+        }
         fs::copy(programs.join("agnhost"), root.join("agnhost")).context("agnhost")?;
         for name in images("agnhost") {
             self.image_with(name, &root, Some("/agnhost"), &["pause"])?;

@@ -25,14 +25,14 @@ pub(crate) fn story(stage: &Stage) {
         "pods/{}/volumes/kubernetes.io~empty-dir/csi/csi.sock",
         stage.kubectl(&uid)
     );
-    // The agent sees these two folders of the kubelet's, and no other.
-    let inside = |place: &str| {
+    // Of the kubelet's folders the agent sees this one and that of the pods, from which the kubelet removes what is no pod's.
+    let inside = || {
         tempfile::Builder::new()
             .prefix("sanity-")
-            .tempdir_in(kubelet.join(place))
+            .tempdir_in(kubelet.join("plugins"))
             .unwrap()
     };
-    let (staging, target) = (inside("plugins"), inside("pods"));
+    let (staging, target) = (inside(), inside());
     let folder = tempfile::tempdir().unwrap();
     let near = |socket: &str, name: &str| {
         let short = folder.path().join(name);
