@@ -72,7 +72,7 @@ pub struct Args {
 
     /// Most bytes a second that zeroes written and read back may take, all drives of the node together: drives in use share
     /// its buses and processors. At least 1MiB, or unlimited. What a drive zeroes by itself is not counted; while volumes
-    /// are on other drives it then rests for as long as it worked.
+    /// are on other drives it does so in short calls, and rests after each for as long, as far as this rate leaves it.
     #[arg(long, value_name = "SIZE", default_value = "100MiB", value_parser = erase_rate)]
     pub erase_rate_max: EraseRate,
 

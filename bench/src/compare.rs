@@ -372,10 +372,13 @@ impl Compare {
         if !self.devices.is_empty() {
             return "the devices given".into();
         }
-        if !self.on_disk {
-            return "loop devices on files in memory".into();
+        let folder = self.folder().display().to_string();
+        if self.on_disk {
+            return format!("loop devices on files of {folder}");
         }
-        format!("loop devices on files of {}", self.folder().display())
+        format!(
+            "loop devices on files in memory; what is probed, and what zeroes by itself, stood on files of {folder}"
+        )
     }
 
     fn folder(&self) -> PathBuf {

@@ -12,7 +12,7 @@ use block::claim::CLAIM_BYTES;
 use block::erase::run::{Erased, Eraser, erase};
 use block::erase::{Course, Found, Limiter, Ours, Plan, Range, Wanted, Warrant, part_at, rings};
 use block::uring::RingFlags;
-use block::{Backend, Choice, ReadWrite, Target};
+use block::{Backend, Choice, ReadWrite, Target, WhyThreads};
 
 use crate::args::{Erase, EraseHow, EraseVerify};
 use crate::{Usage, permit};
@@ -45,8 +45,10 @@ pub(crate) fn erase_all(args: &Erase, cancel: &AtomicBool) -> anyhow::Result<Exi
         });
         permitted.collect::<anyhow::Result<_>>()
     })?;
-    let flags = ring_flags(args.engine.into(), held.len())?;
     let limiter = Arc::new(Limiter::new(args.rate));
+    let reads = args.verify != EraseVerify::None;
+    let refused = |flags| rings::refused(flags, held.len(), &limiter, reads);
+    let flags = ring_flags(args.engine.into(), refused)?;
     let shown = Mutex::new(std::io::stdout());
     let failures: Vec<anyhow::Error> = std::thread::scope(|scope| {
         let threads: Vec<_> = held
@@ -73,13 +75,16 @@ pub(crate) fn erase_all(args: &Erase, cancel: &AtomicBool) -> anyhow::Result<Exi
     }
 }
 
-/// The flags of the rings by which so many devices are erased; `None` where threads do it, which is said.
-fn ring_flags(choice: Choice, devices: usize) -> anyhow::Result<Option<RingFlags>> {
+/// The flags of the rings by which devices are erased; `None` where threads do it, which is said. `refused` tries those rings.
+fn ring_flags(
+    choice: Choice,
+    refused: impl Fn(RingFlags) -> Option<WhyThreads>,
+) -> anyhow::Result<Option<RingFlags>> {
     let backend = block::probe_backend(choice)?;
     let why_threads = match backend {
         Backend::Threads { why } => Some(why),
         // Who insists is refused before anything is written; else what is refused later is told later.
-        Backend::Uring { flags } if choice == Choice::Uring => rings::refused(flags, devices),
+        Backend::Uring { flags } if choice == Choice::Uring => refused(flags),
         Backend::Uring { .. } => None,
     };
     let words = why_threads.map(|why| why.to_string());

@@ -1,6 +1,6 @@
 //! Who may write: the rule by which a target becomes writable.
 //!
-//! A block device is opened for writing only when the fingerprint given is that of the device as it is now, read
+//! A block device is given out for writing only when the fingerprint given is that of the device as it is now, read
 //! under an exclusive hold, so that nothing mounts it or holds it meanwhile (kernel-notes/07). The fingerprint covers both what the device is
 //! (world-wide name, serial, place; size) and what it holds (every signature found): after either has changed the word
 //! no longer fits. A drive of RingPV is refused whatever the word: it is measured by `kubectl ringpv bench`, whose

@@ -44,7 +44,7 @@ pub(crate) struct Compare {
     /// Where the files go that are not in memory
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
-    /// Reads and writes devices of its own that stand on files of --dir, past the page cache; else theirs are in memory
+    /// Reads and writes devices of its own that stand on files of --dir, past the page cache; else those are in memory
     #[arg(long, conflicts_with = "devices")]
     pub(crate) on_disk: bool,
     /// fio's own least program, built from its source

@@ -205,16 +205,23 @@ impl Holds {
     }
 
     /// Lets go of the first of them that is still held, for a program that takes its own hold.
-    pub(super) fn let_go_of_first(&mut self) -> anyhow::Result<()> {
-        anyhow::ensure!(!self.0.is_empty(), "no device is held any more");
-        self.0.remove(0).look()?;
-        Ok(())
+    pub(super) fn let_go_of_first(&mut self) {
+        if !self.0.is_empty() {
+            self.0.remove(0);
+        }
+    }
+
+    /// Lets go of all at once, for programs that are started at once.
+    pub(super) fn let_go_of_all(&mut self) {
+        self.0.clear();
     }
 
     /// Lets go of them, for a program that takes its own hold: the words of the devices as they were held to the last.
     pub(super) fn let_go(&mut self) -> anyhow::Result<Vec<String>> {
-        let held = std::mem::take(&mut self.0).into_iter();
-        held.map(|hold| Ok(hold.look()?.1)).collect()
+        let words = self.0.iter().map(|hold| Ok(hold.look()?.1));
+        let words = words.collect();
+        self.0.clear();
+        words
     }
 }
 

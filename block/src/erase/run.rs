@@ -8,14 +8,15 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::stat::{major, minor};
 
+use super::burst::{self, Burst};
 use super::course::{Queue, TRIAL_BYTES, Zeroed};
 use super::secure::kernel::{AdminCommand, FirstBlock};
 use super::secure::sanitize::{
@@ -24,7 +25,7 @@ use super::secure::sanitize::{
 use super::secure::{
     Abilities, Begun, Chosen, IDENTIFY_BYTES, Identify, Secure, SecureError, Secured, answered,
 };
-use super::{Course, Limiter, Method, Piece, Range, Warrant, burst, part_at};
+use super::{Course, Limiter, Method, Piece, Range, Warrant, part_at};
 use crate::bulk::{Bulk, BulkError};
 use crate::claim::CLAIM_BYTES;
 use crate::clock::Clock;
@@ -115,8 +116,8 @@ pub struct Eraser {
     disk: PathBuf,
     /// See [`Queue::one_command`].
     one_command: bool,
-    /// See [`burst`].
-    burst_bytes: AtomicU64,
+    /// Of what it zeroes by itself; one piece at a time.
+    burst: Mutex<Burst>,
     clock: Clock,
 }
 
@@ -150,7 +151,7 @@ impl Eraser {
             bulk,
             file,
             limiter,
-            burst_bytes: AtomicU64::new(burst::FIRST_BYTES),
+            burst: Mutex::default(),
             clock: Clock::start_plain(),
         })
     }
@@ -176,7 +177,8 @@ impl Eraser {
     /// Zeroes one piece. [`EraseError::is_refusal`] where the device cannot do it so. The first piece by each method of the
     /// device's own is read back: a device that answers and does nothing is found out before all of it is zeroed in vain.
     /// Not durable before [`flush`](Self::flush). With `spare`, and where there is a rate, what the device does by itself is cut
-    /// and rests in between, so that others have half of the time of what they share with it ([`burst`]).
+    /// and rests in between, so that others have half of the time of what they share with it, as far as the rate leaves it
+    /// ([`burst`]).
     ///
     /// # Errors
     /// [`EraseError`].
@@ -400,9 +402,9 @@ impl Eraser {
             }
         };
         let rate = self.limiter.bytes_per_second().filter(|_| spare);
-        let planned = || rate.map_or(u64::MAX, |_| self.burst_bytes.load(Ordering::Relaxed));
+        let mut burst = self.burst.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut done, mut busy_ns) = (0, 0);
-        while let Some(part) = part_at(&[range], done, planned()) {
+        while let Some(part) = part_at(&[range], done, rate.map_or(u64::MAX, |_| burst.bytes())) {
             let begun = self.clock.now_ns();
             zero_by(&self.file, flags, part).map_err(|source| EraseError::Offload {
                 method,
@@ -414,9 +416,8 @@ impl Eraser {
             busy_ns += took_ns;
             done += part.bytes;
             if let Some(rate) = rate {
-                let next = burst::next(planned(), part.bytes, took_ns, rate);
-                self.burst_bytes.store(next, Ordering::Relaxed);
-                std::thread::sleep(burst::rest(took_ns));
+                burst.done(part.bytes, took_ns);
+                std::thread::sleep(burst::rest(part.bytes, took_ns, rate));
             }
         }
         Ok(busy_ns)
