@@ -19,7 +19,8 @@ const LEAST_BYTES: u64 = 512 << 10;
 const FIRST_BYTES: u64 = 1 << 20;
 /// The largest: as much as a device zeroes in no time.
 const MOST_BYTES: u64 = 1 << 30;
-/// One is at most so many times as large as that before it: a single answer proves little.
+/// One is at most so many times as large as that before it, and twice where a neighbour waits for it: a single answer proves
+/// little.
 const GROWTH: u64 = 4;
 /// After so many of one size a larger one shows whether the size still matters.
 const TRIED_AGAIN: u32 = 256;
@@ -83,12 +84,11 @@ impl Burst {
             Some(last) if last.bytes == bytes => self.flat && call.took_ns <= 2 * last.took_ns,
             Some(last) => !call.is_by_its_bytes(last),
         };
-        let larger = bytes.saturating_mul(GROWTH);
         let grows = self.flat || self.alike >= TRIED_AGAIN;
         let next = if grows && !call.is_short() {
-            larger
+            bytes.saturating_mul(2)
         } else {
-            call.fitting().min(larger)
+            call.fitting().min(bytes.saturating_mul(GROWTH))
         };
         let next = next.clamp(LEAST_BYTES, MOST_BYTES) / LEAST_BYTES * LEAST_BYTES;
         self.alike = if next == self.planned {
@@ -172,7 +172,7 @@ mod tests {
             (8 * MS, 32 * MIB),
         ] {
             for (bytes, _) in calls(0, gib_ns, 1000).split_off(10) {
-                let once = bytes == wanted * GROWTH;
+                let once = bytes == wanted * 2;
                 assert!(bytes == wanted || once, "{bytes} of a GiB in {gib_ns} ns");
             }
         }
@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn where_the_call_itself_costs_calls_are_large() {
         for call_ns in [MS, 30 * MS] {
-            assert_eq!(calls(call_ns, 0, 12).pop(), Some((MOST_BYTES, call_ns)));
+            assert_eq!(calls(call_ns, 0, 20).pop(), Some((MOST_BYTES, call_ns)));
         }
         // Both: most of the bytes go in calls that are no more than some times as long as the shortest there is.
         let told = calls(MS, 16 * MS, 1000);
@@ -234,7 +234,7 @@ mod tests {
         // Of one whose calls cost something, too.
         let mut burst = Burst::default();
         for gib_ns in [0, 1000 * MS] {
-            for _ in 0..12 {
+            for _ in 0..20 {
                 burst.done(burst.bytes(), MS + gib_ns * burst.bytes() / GIB);
             }
         }
