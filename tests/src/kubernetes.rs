@@ -20,6 +20,7 @@ mod network;
 mod node;
 mod ringpv;
 mod settings;
+pub mod stage;
 mod suite;
 mod sweep;
 

@@ -11,6 +11,7 @@ use std::process::Stdio;
 use controller::embedded::{Embedded, Listen, Options as EmbeddedOptions};
 use tests::command::{now, ours, program, run};
 use tests::conformance::{self, kubectl};
+use tests::kubernetes::stage::Stage;
 use tests::kubernetes::{Kubernetes, NATIVE, PATIENCE, held, refusal};
 use tests::loopdev::mounts;
 
@@ -26,15 +27,13 @@ mod cluster {
     pub(crate) mod restarts;
     pub(crate) mod sane;
     pub(crate) mod seen;
-    pub(crate) mod stage;
     pub(crate) mod stateful;
     pub(crate) mod steered;
 }
 use cluster::{
     access, installed, kinds, leader, machines, measured, refused, reinstalled, restarts, sane,
-    seen, stage, stateful, steered,
+    seen, stateful, steered,
 };
-use stage::Stage;
 
 /// When a story is told: always, or where CI is set only by the commits whose turn it is.
 #[derive(Clone, Copy, PartialEq, Eq)]

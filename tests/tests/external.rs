@@ -12,13 +12,9 @@ use serde_json::{Value, json};
 use tests::chance::is_its_turn;
 use tests::ginkgo::{Case, cases};
 use tests::guest::{Guest, Images};
+use tests::kubernetes::stage::Stage;
 use tests::kubernetes::{NATIVE, Selection, refusal};
 use tests::tree::root;
-
-#[path = "cluster/stage.rs"]
-#[expect(dead_code, reason = "the stories of level cluster use the rest")]
-mod stage;
-use stage::Stage;
 
 const MACHINES: [&str; 2] = ["machine-1", "machine-2"];
 /// All that is about a driver that is not the suite's own.

@@ -13,7 +13,7 @@ use tests::command::{Outcome, program, run};
 use tests::conformance::connect;
 use tests::kubernetes::{NATIVE, PATIENCE};
 
-use crate::stage::Stage;
+use tests::kubernetes::stage::Stage;
 
 /// Somebody with a token.
 struct Somebody<'a> {

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use tests::kubernetes::NATIVE;
 
-use crate::stage::Stage;
+use tests::kubernetes::stage::Stage;
 
 /// The lines of the table, without its titles, and with what was done.
 fn rows(table: &str) -> Vec<Vec<&str>> {

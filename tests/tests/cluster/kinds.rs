@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::stage::{CLASS, REST, Stage, claim, container, pod};
+use tests::kubernetes::stage::{CLASS, REST, Stage, claim, container, pod};
 
 pub(crate) fn story(stage: &Stage) {
     generic_ephemeral(stage);

@@ -8,12 +8,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tests::command::now;
 
-use crate::stage::{MIB, Stage, bytes_of, claim};
+use tests::kubernetes::stage::{MIB, Stage, bytes_of, claim};
 
 const CLAIMS: usize = 50;
 
 pub(crate) fn story(stage: &Stage) {
-    let leader = leading(stage);
+    let leader = stage.leader();
     let claims: Vec<_> = (0..CLAIMS)
         .map(|index| claim(&format!("many-{index}"), "immediate", "16Mi").to_string())
         .collect();
@@ -46,16 +46,9 @@ pub(crate) fn story(stage: &Stage) {
             .count()
             == CLAIMS
     });
-    assert_ne!(leading(stage), leader);
+    assert_ne!(stage.leader(), leader);
     each_once(stage, CLAIMS);
     stage.clear();
-}
-
-/// The pod that leads.
-pub(crate) fn leading(stage: &Stage) -> String {
-    let lease = stage.get("-nringpv", "lease/ringpv-controller");
-    let holder = lease["spec"]["holderIdentity"].as_str().unwrap();
-    holder.split(':').next().unwrap().to_owned()
 }
 
 /// Each claim has one volume, and each volume its claim.
@@ -79,7 +72,7 @@ fn each_once(stage: &Stage, claims: usize) {
 /// It hears nothing for longer than its lease lasts, in the midst of claims, and then goes on as if nothing had been.
 pub(crate) fn late(stage: &Stage) {
     const BEFORE: usize = 20;
-    let leader = leading(stage);
+    let leader = stage.leader();
     let process = process_of(&leader);
     let claims = |from: usize, to: usize| -> String {
         let claims = (from..to).map(|index| claim(&format!("late-{index}"), "immediate", "16Mi"));
@@ -100,7 +93,7 @@ pub(crate) fn late(stage: &Stage) {
     let stopped = now();
     stage
         .cluster
-        .until("another leads", || leading(stage) != leader);
+        .until("another leads", || stage.leader() != leader);
     println!(
         "another leads after {:.1} s",
         stopped.elapsed().as_secs_f64()
@@ -122,7 +115,7 @@ pub(crate) fn late(stage: &Stage) {
                 .iter()
                 .any(|it| it["restartCount"].as_u64() > Some(0))
     });
-    assert_ne!(leading(stage), leader, "it takes its place in the row");
+    assert_ne!(stage.leader(), leader, "it takes its place in the row");
     each_once(stage, 2 * BEFORE);
     stage.clear();
 }

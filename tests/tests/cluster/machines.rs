@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tests::guest::Images;
 use tests::kubernetes::Machine;
 
-use crate::stage::{MIB, Stage, claim, stateful_set};
+use tests::kubernetes::stage::{MIB, Stage, claim, stateful_set};
 
 const NAMES: [&str; 2] = ["machine-1", "machine-2"];
 /// The class of claims whose size is enforced; the native node's kernel cannot, and is passed over.

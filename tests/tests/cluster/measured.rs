@@ -1,6 +1,6 @@
 //! A drive is measured again and again: each time an object, of which the last ten are kept.
 
-use crate::stage::Stage;
+use tests::kubernetes::stage::Stage;
 
 pub(crate) fn story(stage: &Stage) {
     let drive = stage.all("rdrive")[0]["metadata"]["name"].clone();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::stage::{CLASS, REST, Stage, claim, pod};
+use tests::kubernetes::stage::{CLASS, REST, Stage, claim, pod};
 
 pub(crate) fn story(stage: &Stage) {
     // No drive has so much room: the scheduler says it of the pod, and the driver of a claim that does not wait for one.

@@ -1,6 +1,6 @@
 //! RingPV is taken out and put in again, and even all its objects are: no byte is lost.
 
-use crate::stage::{CLASS, REST, Stage, claim, pod};
+use tests::kubernetes::stage::{CLASS, REST, Stage, claim, pod};
 
 const WRITE: &str = "dd if=/dev/urandom of=/db/file bs=64k count=64 2>/dev/null && cd /db && sha256sum file > sum && sync";
 const CHECK: &str = "cd /db && sha256sum -c sum";

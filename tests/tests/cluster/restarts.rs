@@ -6,7 +6,7 @@ use serde_json::json;
 use tests::command::{program, run};
 use tests::kubernetes::PATIENCE;
 
-use crate::stage::{CLASS, REST, Stage, pod};
+use tests::kubernetes::stage::{CLASS, REST, Stage, pod};
 
 /// Writes and reads for ever; the first error ends it, and so the container.
 const BUSY: &str = "i=0; while true; do echo $i > /load/file.new && sync /load/file.new && mv /load/file.new /load/file \

@@ -7,24 +7,11 @@ use std::path::Path;
 
 use tests::sanity::{self, Subject};
 
-use crate::leader::leading;
-use crate::stage::{MIB, Stage};
+use tests::kubernetes::stage::{MIB, Stage};
 
 pub(crate) fn story(stage: &Stage) {
     let suite = sanity::build().unwrap_or_else(|why| panic!("{why}"));
     let kubelet = stage.cluster.kubelet_folder();
-    let leader = leading(stage);
-    let uid = [
-        "--namespace=ringpv",
-        "get",
-        "pod",
-        &leader,
-        "--output=jsonpath={.metadata.uid}",
-    ];
-    let sockets = format!(
-        "pods/{}/volumes/kubernetes.io~empty-dir/csi/csi.sock",
-        stage.kubectl(&uid)
-    );
     // Of the kubelet's folders the agent sees this one and that of the pods, from which the kubelet removes what is no pod's.
     let inside = || {
         tempfile::Builder::new()
@@ -34,16 +21,16 @@ pub(crate) fn story(stage: &Stage) {
     };
     let (staging, target) = (inside(), inside());
     let folder = tempfile::tempdir().unwrap();
-    let near = |socket: &str, name: &str| {
+    let near = |socket: &Path, name: &str| {
         let short = folder.path().join(name);
-        symlink(kubelet.join(socket), &short).unwrap();
+        symlink(socket, &short).unwrap();
         short
     };
     let (passed, skipped) = sanity::hold(
         &suite,
         Subject {
-            node: &near("plugins/ringpv.io/csi.sock", "node"),
-            controller: &near(&sockets, "controller"),
+            node: &near(&kubelet.join("plugins/ringpv.io/csi.sock"), "node"),
+            controller: &near(&stage.leader_socket(), "controller"),
             staging: &staging.path().join("staging"),
             target: &target.path().join("target"),
             folder: folder.path(),

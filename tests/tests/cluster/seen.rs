@@ -10,7 +10,7 @@ use tests::kubernetes::PATIENCE;
 use tests::process::Process;
 use tests::tree::root;
 
-use crate::stage::{CLASS, Stage, pod};
+use tests::kubernetes::stage::{CLASS, Stage, pod};
 
 const DASHBOARDS: [&str; 2] = ["fleet.json", "drive.json"];
 /// Where Prometheus serves, in the cluster's network.

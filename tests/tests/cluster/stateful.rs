@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use crate::stage::{CLASS, MIB, Stage, bytes_of, claim, stateful_set};
+use tests::kubernetes::stage::{CLASS, MIB, Stage, bytes_of, claim, stateful_set};
 
 const PODS: [&str; 3] = ["db-0", "db-1", "db-2"];
 const WRITE: &str = "for d in /data /log; do dd if=/dev/urandom of=$d/file bs=64k count=64 2>/dev/null && \

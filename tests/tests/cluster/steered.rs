@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::stage::{CLASS, REST, Stage, pod};
+use tests::kubernetes::stage::{CLASS, REST, Stage, pod};
 
 pub(crate) fn story(stage: &Stage) {
     let drives = stage.all("rdrive");

@@ -1,10 +1,7 @@
-//! Prints the figures that the README states, each with its bound: `cargo run --release -p tests --bin figures`, as
-//! root. Nothing is asserted: a machine that is busy or small shows so.
-#![forbid(unsafe_code)]
-#![expect(clippy::print_stdout, reason = "a report for people")]
+//! One host: placement, the controller on its own store, an idle agent, the demo.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use api::Drive;
 use api::csi::controller_client::ControllerClient;
@@ -19,52 +16,20 @@ use tests::command::{now, ours, program, run};
 use tests::csi::create_request;
 use tests::machine::Machine;
 
+use super::{elapsed, line, processor_seconds, quantile, resident_mib};
+
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const IDLE: Duration = Duration::from_secs(60);
 const DRIVES: usize = 1_000;
 const VOLUMES: usize = 5_000;
 const CALLERS: usize = 16;
-/// Clock ticks a second in `/proc/PID/stat`: the kernel's fixed USER_HZ.
-const TICKS: f64 = 100.0;
 
-fn main() {
-    if cfg!(debug_assertions) {
-        println!(
-            "This is a debug build: the figures mean nothing. cargo run --release -p tests --bin figures"
-        );
-    }
-    println!("{:<58} {:>16} {:>16}", "what", "measured", "at most");
+pub(super) fn print() {
     placement();
     controller();
     agent();
     demo();
-}
-
-fn line(what: &str, measured: &str, bound: &str) {
-    println!("{what:<58} {measured:>16} {bound:>16}");
-}
-
-fn elapsed(since: Instant) -> Duration {
-    now().duration_since(since)
-}
-
-/// Resident memory of a process, in MiB.
-fn resident_mib(pid: u32) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
-    kib.unwrap_or(0.0) / 1024.0
-}
-
-/// Processor time that a process has used, in seconds.
-fn processor_seconds(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let fields = stat
-        .rsplit_once(')')
-        .map(|(_, rest)| rest.split_whitespace());
-    let ticks = |n: usize| fields.clone()?.nth(n)?.parse::<f64>().ok();
-    (ticks(11).unwrap_or(0.0) + ticks(12).unwrap_or(0.0)) / TICKS
 }
 
 fn placement() {
@@ -93,8 +58,7 @@ fn placement() {
             elapsed(begun)
         })
         .collect();
-    times.sort();
-    let median = times.get(times.len() / 2).copied().unwrap_or_default();
+    let median = quantile(&mut times, 500);
     line(
         "place over 10,000 drives (median)",
         &format!("{:.2} ms", median.as_secs_f64() * 1e3),
@@ -111,11 +75,7 @@ fn controller() {
     let begun = now();
     let mut times = make_volumes(&machine);
     let all = elapsed(begun).as_secs_f64();
-    times.sort();
-    let p99 = times
-        .get(times.len() * 99 / 100)
-        .copied()
-        .unwrap_or_default();
+    let p99 = quantile(&mut times, 990);
     let rate = f64::from(u32::try_from(times.len()).unwrap_or(0)) / all;
     line(
         "CreateVolume, durable, 16 callers",

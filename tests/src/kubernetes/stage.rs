@@ -1,68 +1,96 @@
-//! What stories share: RingPV installed in a cluster, two drives, a class, and the words to make claims and pods.
+//! RingPV in a cluster as an administrator has it, with drives and classes, and the words to make claims and pods.
+
+use std::fs;
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
-use tests::command::Outcome;
-use tests::guest::Images;
-use tests::kubernetes::{BUSYBOX, Kubernetes, Machine, NATIVE, Options};
-use tests::loopdev::LoopDevice;
+
+use super::{BUSYBOX, Kubernetes, Machine, NATIVE, Options};
+use crate::command::{Outcome, ours};
+use crate::guest::Images;
+use crate::loopdev::LoopDevice;
 
 /// The class of most claims. This machine's kernel may have no project quota, without which a size is a promise only.
-pub(crate) const CLASS: &str = "local";
+pub const CLASS: &str = "local";
 const DRIVE_BYTES: u64 = 3 << 30;
-pub(crate) const MIB: u64 = 1 << 20;
+/// Bytes of a mebibyte.
+pub const MIB: u64 = 1 << 20;
 
 /// RingPV in a cluster, with drives that are ready.
-pub(crate) struct Stage {
-    pub(crate) cluster: Kubernetes,
-    pub(crate) drives: Vec<LoopDevice>,
+pub struct Stage {
+    /// The cluster.
+    pub cluster: Kubernetes,
+    /// The devices of the native node.
+    pub drives: Vec<LoopDevice>,
+    /// Of every `install`.
+    flags: Vec<&'static str>,
     _folder: tempfile::TempDir,
 }
 
 impl Stage {
-    /// A cluster with RingPV installed, and no drive yet.
-    pub(crate) fn installed() -> Self {
+    /// A cluster with RingPV installed, two devices, and no drive yet. Health is looked at every few seconds.
+    ///
+    /// # Panics
+    /// As all here does: when something is refused.
+    pub fn installed() -> Self {
+        Self::of(2, DRIVE_BYTES, &["--agent-flag=--health-interval=5s"])
+    }
+
+    /// The same with so many devices of so many bytes, installed with these flags.
+    pub fn of(devices: usize, bytes: u64, flags: &[&'static str]) -> Self {
         let cluster = Kubernetes::up(Options { audit: true });
         let cluster = cluster.unwrap_or_else(|error| panic!("{error:#}"));
         let loaded = cluster.load_ringpv(env!("CARGO_PKG_VERSION"));
         loaded.unwrap_or_else(|error| panic!("{error:#}"));
         // Not the folder for temporary files: it may be in memory.
-        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let drive = |number| {
-            LoopDevice::create(&folder.path().join(format!("drive-{number}")), DRIVE_BYTES)
-        };
+        let built = ours("kube");
+        let beside = built.ancestors().nth(2).expect("a target directory");
+        let beside = beside.join("tmp");
+        fs::create_dir_all(&beside).expect("a folder beside the programs");
+        let folder = tempfile::tempdir_in(beside).expect("a folder");
+        let drive =
+            |number| LoopDevice::create(&folder.path().join(format!("drive-{number}")), bytes);
         let stage = Self {
             cluster,
-            drives: (0..2).map(drive).collect(),
+            drives: (0..devices).map(drive).collect(),
+            flags: flags.to_vec(),
             _folder: folder,
         };
         let installed = stage.install(&[]).ok();
-        println!("{installed}");
+        crate::tell(&installed.to_string());
         stage
     }
 
     /// `kubectl ringpv install`, with the flags that this cluster needs, and more.
-    pub(crate) fn install(&self, flags: &[&str]) -> Outcome {
+    pub fn install(&self, flags: &[&str]) -> Outcome {
         let names: Vec<_> = self.drives.iter().map(LoopDevice::name).collect();
         let devices = format!("--agent-flag=--devices={}", names.join(","));
-        let mut words = vec![devices.as_str(), "--agent-flag=--health-interval=5s"];
+        let mut words = vec![devices.as_str()];
+        words.extend(&self.flags);
         words.extend(flags);
         self.cluster.install(&words)
     }
 
-    /// Makes drives of both devices, as a person does, and the classes.
-    pub(crate) fn with_drives(&self) {
+    /// Makes drives of all devices, as a person does, and the classes.
+    pub fn with_drives(&self) {
         let names: Vec<_> = self.drives.iter().map(LoopDevice::name).collect();
-        self.cluster.until("both devices are seen", || {
+        self.cluster.until("all devices are seen", || {
             let seen = self.cluster.ringpv(&["discover", "--overwrite"]).stdout;
             names.iter().all(|name| seen.contains(name))
         });
-        println!("{}", self.cluster.ringpv(&["init", "drives.yaml"]).ok());
+        crate::tell(
+            &self
+                .cluster
+                .ringpv(&["init", "drives.yaml"])
+                .ok()
+                .to_string(),
+        );
         self.class(CLASS, "WaitForFirstConsumer", json!({}));
         self.class("immediate", "Immediate", json!({}));
     }
 
     /// Emulated machines as further nodes, each with two NVMe drives of a size, and made drives of RingPV.
-    pub(crate) fn machines(&self, names: &[&str], size: &str, images: &Images) -> Vec<Machine> {
+    pub fn machines(&self, names: &[&str], size: &str, images: &Images) -> Vec<Machine> {
         self.install(&["--agent-flag=--devices=nvme{0...1}n1"]).ok();
         let options: Vec<[String; 4]> = names
             .iter()
@@ -88,14 +116,20 @@ impl Stage {
             let seen = self.cluster.ringpv(&words).stdout;
             seen.matches("nvme").count() == 2 * names.len()
         });
-        println!("{}", self.cluster.ringpv(&["init", "drives.yaml"]).ok());
+        crate::tell(
+            &self
+                .cluster
+                .ringpv(&["init", "drives.yaml"])
+                .ok()
+                .to_string(),
+        );
         machines
     }
 
     /// Makes a class that takes what the native node's kernel can do.
-    pub(crate) fn class(&self, name: &str, binding: &str, more: Value) {
+    pub fn class(&self, name: &str, binding: &str, more: Value) {
         let mut parameters = json!({"capacity-enforcement": "best-effort"});
-        for (key, value) in more.as_object().unwrap() {
+        for (key, value) in more.as_object().into_iter().flatten() {
             parameters[key] = value.clone();
         }
         self.apply(&json!({
@@ -105,35 +139,36 @@ impl Stage {
         }));
     }
 
-    pub(crate) fn apply(&self, object: &Value) {
+    /// Makes an object, or brings it to this.
+    pub fn apply(&self, object: &Value) {
         self.cluster.apply(&object.to_string());
     }
 
     /// Makes a claim.
-    pub(crate) fn claim(&self, name: &str, class: &str, size: &str) {
+    pub fn claim(&self, name: &str, class: &str, size: &str) {
         self.apply(&claim(name, class, size));
     }
 
     /// What a command prints, that has to succeed.
-    pub(crate) fn kubectl(&self, words: &[&str]) -> String {
+    pub fn kubectl(&self, words: &[&str]) -> String {
         self.cluster.kubectl(words).ok().stdout
     }
 
     /// An object.
-    pub(crate) fn get(&self, kind: &str, name: &str) -> Value {
+    pub fn get(&self, kind: &str, name: &str) -> Value {
         let text = self.kubectl(&["get", kind, name, "--output=json"]);
-        serde_json::from_str(&text).unwrap()
+        serde_json::from_str(&text).expect("JSON of that form")
     }
 
     /// All objects of a kind in the default namespace, or of the cluster.
-    pub(crate) fn all(&self, kind: &str) -> Vec<Value> {
+    pub fn all(&self, kind: &str) -> Vec<Value> {
         let text = self.kubectl(&["get", kind, "--output=json"]);
-        let list: Value = serde_json::from_str(&text).unwrap();
-        list["items"].as_array().unwrap().clone()
+        let list: Value = serde_json::from_str(&text).expect("JSON of that form");
+        list["items"].as_array().expect("JSON of that form").clone()
     }
 
     /// Waits until pods run.
-    pub(crate) fn run(&self, pods: &[&str]) {
+    pub fn run(&self, pods: &[&str]) {
         for pod in pods {
             self.cluster.until(&format!("pod {pod} runs"), || {
                 let ready = r#"--output=jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
@@ -143,19 +178,19 @@ impl Stage {
     }
 
     /// Runs a shell's line in a pod.
-    pub(crate) fn sh(&self, pod: &str, line: &str) -> Outcome {
+    pub fn sh(&self, pod: &str, line: &str) -> Outcome {
         self.cluster.kubectl(&["exec", pod, "--", "sh", "-c", line])
     }
 
     /// Deletes objects, and waits until they are gone.
-    pub(crate) fn delete(&self, what: &[&str]) {
+    pub fn delete(&self, what: &[&str]) {
         let mut words = vec!["delete", "--wait", "--ignore-not-found", "--timeout=100s"];
         words.extend(what);
         self.cluster.kubectl(&words).ok();
     }
 
     /// Deletes pods and claims of the default namespace, and waits until the volumes of those claims are gone.
-    pub(crate) fn clear(&self) {
+    pub fn clear(&self) {
         self.delete(&["statefulset,pod", "--all", "--grace-period=1"]);
         self.delete(&["pvc", "--all"]);
         self.cluster
@@ -163,27 +198,52 @@ impl Stage {
     }
 
     /// Deletes a pod, its claim and the claim's PersistentVolume, so that the volume stays and nothing names it. Its name.
-    pub(crate) fn retain(&self, pod: &str, claim: &str) -> String {
+    pub fn retain(&self, pod: &str, claim: &str) -> String {
         let name = self.get("pvc", claim)["spec"]["volumeName"].clone();
-        let name = name.as_str().unwrap();
+        let name = name.as_str().expect("JSON of that form");
         let retain = json!({"spec": {"persistentVolumeReclaimPolicy": "Retain"}}).to_string();
         self.kubectl(&["patch", "pv", name, "--patch", &retain]);
         let handle = self.get("pv", name)["spec"]["csi"]["volumeHandle"].clone();
         self.delete(&["pod", pod]);
         self.delete(&["pvc", claim]);
         self.delete(&["pv", name]);
-        handle.as_str().unwrap().to_owned()
+        handle.as_str().expect("JSON of that form").to_owned()
+    }
+
+    /// The pod that leads.
+    pub fn leader(&self) -> String {
+        let lease = self.get("-nringpv", "lease/ringpv-controller");
+        let holder = lease["spec"]["holderIdentity"].as_str();
+        let holder = holder.expect("somebody leads").split(':').next();
+        holder.unwrap_or_default().to_owned()
+    }
+
+    /// The leader's socket, which its sidecars alone see.
+    pub fn leader_socket(&self) -> PathBuf {
+        let uid = [
+            "--namespace=ringpv",
+            "get",
+            "pod",
+            &self.leader(),
+            "--output=jsonpath={.metadata.uid}",
+        ];
+        let pod = self
+            .cluster
+            .kubelet_folder()
+            .join("pods")
+            .join(self.kubectl(&uid));
+        pod.join("volumes/kubernetes.io~empty-dir/csi/csi.sock")
     }
 
     /// The only pod of the agents.
-    pub(crate) fn agent(&self) -> String {
+    pub fn agent(&self) -> String {
         let name = self.agent_if_any();
         assert!(!name.is_empty(), "no agent runs on {NATIVE}");
         name
     }
 
     /// The same, or nothing.
-    pub(crate) fn agent_if_any(&self) -> String {
+    pub fn agent_if_any(&self) -> String {
         let agents = [
             "--namespace=ringpv",
             "get",
@@ -197,7 +257,7 @@ impl Stage {
     }
 
     /// Waits until an event about an object, of the default namespace or of none, says something.
-    pub(crate) fn told(&self, object: &str, words: &str) {
+    pub fn told(&self, object: &str, words: &str) {
         self.cluster
             .until(&format!("an event of {object} says {words:?}"), || {
                 self.all("events").iter().any(|event| {
@@ -211,7 +271,7 @@ impl Stage {
 }
 
 /// A claim.
-pub(crate) fn claim(name: &str, class: &str, size: &str) -> Value {
+pub fn claim(name: &str, class: &str, size: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name},
         "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": class,
@@ -220,7 +280,7 @@ pub(crate) fn claim(name: &str, class: &str, size: &str) -> Value {
 }
 
 /// A pod of one container that runs a shell's line, with claims mounted at `/NAME`.
-pub(crate) fn pod(name: &str, claims: &[&str], line: &str) -> Value {
+pub fn pod(name: &str, claims: &[&str], line: &str) -> Value {
     let volumes = claims
         .iter()
         .map(|claim| json!({"name": claim, "persistentVolumeClaim": {"claimName": claim}}));
@@ -238,9 +298,11 @@ pub(crate) fn pod(name: &str, claims: &[&str], line: &str) -> Value {
 }
 
 /// A StatefulSet whose pods rest, each with claims of its own mounted at `/NAME`.
-pub(crate) fn stateful_set(name: &str, replicas: u32, claims: &[Value]) -> Value {
+pub fn stateful_set(name: &str, replicas: u32, claims: &[Value]) -> Value {
     let mounts = claims.iter().map(|claim| {
-        let name = claim["metadata"]["name"].as_str().unwrap();
+        let name = claim["metadata"]["name"]
+            .as_str()
+            .expect("JSON of that form");
         json!({"name": name, "mountPath": format!("/{name}")})
     });
     json!({
@@ -258,15 +320,17 @@ pub(crate) fn stateful_set(name: &str, replicas: u32, claims: &[Value]) -> Value
 }
 
 /// A container that runs a shell's line.
-pub(crate) fn container(line: &str, mounts: Vec<Value>) -> Value {
+pub fn container(line: &str, mounts: Vec<Value>) -> Value {
     json!({"name": "main", "image": BUSYBOX, "imagePullPolicy": "Never", "command": ["sh", "-c", line],
            "volumeMounts": mounts})
 }
 
 /// A line that waits for ever, and ends when it is told to.
-pub(crate) const REST: &str = "trap 'exit 0' TERM; while true; do sleep 1 & wait; done";
+pub const REST: &str = "trap 'exit 0' TERM; while true; do sleep 1 & wait; done";
 
 /// The size that is promised to a volume.
-pub(crate) fn bytes_of(volume: &Value) -> u64 {
-    volume["spec"]["capacityBytes"].as_u64().unwrap()
+pub fn bytes_of(volume: &Value) -> u64 {
+    volume["spec"]["capacityBytes"]
+        .as_u64()
+        .expect("JSON of that form")
 }
