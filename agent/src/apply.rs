@@ -7,7 +7,7 @@
 
 use std::sync::atomic::AtomicBool;
 
-use api::drive::{DriveCapacity, EraseLevel, EraseMethod, EraseVerify};
+use api::drive::{DriveCapacity, EraseLevel, EraseMethod, EraseVerify, RepairReport};
 use api::{Drive, LatencySummary, Reason};
 use block::claim::{Claim, ClaimState, claim_offset};
 use block::erase::{self, Method, Ours, Warrant};
@@ -24,6 +24,7 @@ mod device;
 mod filesystem;
 mod gate;
 mod refusal;
+mod repair;
 mod secure;
 
 pub use refusal::{Refusal, Retry};
@@ -37,8 +38,9 @@ pub struct Session {
     verify: Option<Verify>,
     /// Of what an interrupted mkfs may have written.
     cleared_bytes: u64,
-    /// Of a device that is not held while it is formatted and mounted.
+    /// Of a device that is not held while it is formatted, mounted or repaired.
     kept: Option<KeptName>,
+    repair: Option<repair::Run>,
 }
 
 /// A held device, as it was when its warrant was made out.
@@ -117,6 +119,15 @@ pub enum Outcome {
         /// How thoroughly.
         verify: EraseVerify,
     },
+    /// xfs_repair is at it; call again.
+    Repairing {
+        /// Which of its phases; 0 before the first.
+        phase: u32,
+        /// What it does there.
+        doing: String,
+    },
+    /// xfs_repair has ended.
+    RepairEnded(Box<RepairReport>),
     /// The drive is fit for use.
     Attached(Attached),
 }
@@ -215,6 +226,7 @@ impl Apply<'_> {
             Action::Relabel => self.relabel(),
             Action::Attach => self.attach(),
             Action::Unmount => self.unmount(),
+            Action::Repair { device } => self.repair(session, device),
             Action::Abandon { major_minor } => self.abandon(major_minor),
             // These are for the API, and the reconciler's.
             Action::AddFinalizer | Action::DropFinalizer => Ok(Outcome::Unchanged),

@@ -358,7 +358,11 @@ fn in_use(drive: &Drive) -> bool {
         .map_or(DrivePhase::Pending, |status| status.phase);
     matches!(
         phase,
-        DrivePhase::Ready | DrivePhase::ReadOnly | DrivePhase::Failing | DrivePhase::Lost
+        DrivePhase::Ready
+            | DrivePhase::ReadOnly
+            | DrivePhase::Failing
+            | DrivePhase::Lost
+            | DrivePhase::Repairing
     )
 }
 

@@ -14,6 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use api::drive::{RepairMode, RepairOutcome};
 use block::claim::Claim;
 use block::erase::course::Queue;
 use block::erase::{Begun, Limiter, Piece, Range, Secure, Secured, Warrant, Zeroed};
@@ -54,6 +55,9 @@ pub trait Host: Send + Sync {
 
     /// Makes an XFS of `size_bytes` whose UUID is the drive id. Without force: a device that holds anything is refused.
     fn make_xfs(&self, request: &MakeXfs) -> Result<(), HostError>;
+
+    /// Begins xfs_repair on a device that is not mounted. What writes holds the device exclusively by itself.
+    fn repair_xfs(&self, device: &str, mode: RepairMode) -> Result<Box<dyn Repairing>, HostError>;
 
     /// Mounts a device. Already mounted there from the same device: success.
     fn mount(&self, request: &MountDevice) -> Result<(), HostError>;
@@ -209,6 +213,22 @@ pub trait HeldDevice: Send {
 
     /// Runs a workload on the held device. It touches the extents that it names and nothing else, and names some.
     fn measure(&self, warrant: &Warrant, run: Run<'_>) -> Result<bench::Report, HostError>;
+}
+
+/// A run of xfs_repair. Dropping it ends one that only looks; one that writes goes on to its end, for to be cut short does a
+/// file system no good.
+pub trait Repairing: Send {
+    /// Waits until it does something else, or ends; for a second or two at most.
+    fn wait(&mut self) -> Result<RepairTurn, HostError>;
+}
+
+/// What xfs_repair is at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RepairTurn {
+    /// In this phase, 0 before the first; what it does in it, in its own words.
+    Phase(u32, String),
+    /// At its end: what that means, and the end of what it printed.
+    Ended(RepairOutcome, String),
 }
 
 /// A kernel name that stays with its device.

@@ -17,6 +17,7 @@
 //! | answers no read | it was told to sanitize | sanitize once more; only if the last one failed |
 //! | bears another drive, made to the end | | refuse |
 //! | bears nothing of ours | the drive was in use | refuse: nothing is written |
+//! | bears the drive, in use before | suspended, no volume mounted, `repair` not done yet | unmount, xfs_repair, then as ever |
 //! | two of them | | refuse both |
 //!
 //! The warrant, checked again under an exclusive hold, has the last word on all writing (`block::erase::Warrant`).
@@ -114,11 +115,19 @@ fn in_place(drive: &Drive, seen: &Observed, mounted: &Mounted, site: &Site) -> P
     if device.fingerprint.identity != drive.spec.device.fingerprint.identity {
         return other_identity(drive, device);
     }
+    if was_in_use(drive) && wants_repair(drive) && !mounted.shared {
+        let device = device.facts.name.clone();
+        return Plan::Do(vec![Action::Unmount, Action::Repair { device }]);
+    }
     match &mounted.content {
         Content::ShutDown(why) => stand(
             DrivePhase::ReadOnly,
             Reason::FilesystemShutdown,
-            why.clone(),
+            if repair_waits(drive, mounted) {
+                format!("{why}; {REPAIR_WAITS}")
+            } else {
+                why.clone()
+            },
         ),
         Content::Other(what) => refused(
             drive,
@@ -211,6 +220,9 @@ fn bearer(drive: &Drive, device: &Arc<Seen>, site: &Site) -> Plan {
     }
     let claim = held.claim.as_ref();
     match claim.map(|claim| claim.state) {
+        Some(ClaimState::Formatted) | None if wants_repair(drive) => {
+            Plan::Do(vec![Action::Repair { device: name() }])
+        }
         Some(ClaimState::Formatted) | None if held.file_system => {
             Plan::Do(vec![mount(), Action::Attach])
         }
@@ -353,6 +365,26 @@ pub fn was_in_use(drive: &Drive) -> bool {
         .is_some_and(|status| status.capacity.is_some())
 }
 
+/// Whether a person asked for a run of xfs_repair that was not made yet. It is heeded only while the drive is suspended.
+#[must_use]
+pub fn wants_repair(drive: &Drive) -> bool {
+    let status = drive.status.as_ref();
+    let done = status.and_then(|status| status.repair.as_ref());
+    let wanted = drive.spec.repair.as_ref();
+    drive.spec.suspended
+        && !is_deleting(drive)
+        && wanted.is_some_and(|wanted| done.is_none_or(|done| done.id != wanted.id))
+}
+
+/// What a drive says whose repair waits.
+pub const REPAIR_WAITS: &str = "the repair waits until the pods that use its volumes are gone";
+
+/// Whether a repair waits for the end of pods.
+#[must_use]
+pub fn repair_waits(drive: &Drive, mounted: &Mounted) -> bool {
+    wants_repair(drive) && mounted.shared
+}
+
 /// How it is to be erased: for its removal, where it is to go.
 #[must_use]
 pub fn asked(drive: &Drive) -> Erase {
@@ -490,6 +522,12 @@ mod moving_tests;
     reason = "a table has as many lines as it has rows"
 )]
 mod removal_tests;
+#[cfg(test)]
+#[expect(
+    clippy::too_many_lines,
+    reason = "a table has as many lines as it has rows"
+)]
+mod repair_tests;
 #[cfg(test)]
 mod secure_tests;
 #[cfg(test)]

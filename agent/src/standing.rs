@@ -2,7 +2,7 @@
 //! merge patch between two, so that nothing is written that is so already.
 
 use api::condition::{self, ConditionStatus, ConditionType};
-use api::drive::{DriveDevice, EraseVerify, ErasedProof, Progress, Step};
+use api::drive::{DriveDevice, EraseVerify, ErasedProof, Progress, RepairReport, Step};
 use api::{Drive, DrivePhase, DriveStatus, LatencySummary, Reason};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
@@ -21,6 +21,10 @@ pub fn begun(drive: &Drive, status: &DriveStatus, action: &Action, now: Timestam
     let Some(step) = action.step() else {
         return status;
     };
+    if crate::plan::wants_repair(drive) && matches!(action, Action::Unmount | Action::Repair { .. })
+    {
+        return repairing(status, step, now);
+    }
     let is_going = drive.metadata.deletion_timestamp.is_some();
     let (phase, reason) = match (is_going, mounts_only(drive, action)) {
         (true, _) => (DrivePhase::Removing, Reason::Removing),
@@ -51,6 +55,7 @@ pub fn begun(drive: &Drive, status: &DriveStatus, action: &Action, now: Timestam
         method,
         methods: methods.unwrap_or_default(),
         removal: is_going,
+        phase: None,
         since: same.map_or(now, |progress| progress.since),
     });
     let anew = matches!(action, Action::Erase { done_bytes: 0, .. });
@@ -61,6 +66,31 @@ pub fn begun(drive: &Drive, status: &DriveStatus, action: &Action, now: Timestam
     if *action == Action::SecureErase {
         status.secure_erase_since.get_or_insert(now);
     }
+    status
+}
+
+/// A repair begins, or its unmounting before it.
+fn repairing(mut status: DriveStatus, step: Step, now: Timestamp) -> DriveStatus {
+    status.phase = DrivePhase::Repairing;
+    status.reason = Some(Reason::Repairing);
+    status.message.clear();
+    status.progress = Some(Progress {
+        step,
+        done_bytes: 0,
+        total_bytes: 0,
+        phase: None,
+        method: None,
+        methods: String::new(),
+        removal: false,
+        since: now,
+    });
+    ready(
+        &mut status,
+        ConditionStatus::False,
+        Reason::Repairing,
+        Reason::Repairing.meaning(),
+        now,
+    );
     status
 }
 
@@ -127,6 +157,17 @@ pub fn after(mut status: DriveStatus, outcome: &Outcome, now: Timestamp) -> Driv
                 erased.verify = *verify;
                 erased.at = now;
             }
+        }
+        Outcome::Repairing { phase, doing } => {
+            status.message.clone_from(doing);
+            if let Some(progress) = &mut status.progress {
+                progress.phase = Some(*phase);
+            }
+        }
+        Outcome::RepairEnded(report) => {
+            status.repair = Some(RepairReport::clone(report));
+            status.progress = None;
+            status.message = format!("its file system {}", report.outcome.meaning());
         }
         Outcome::Attached(attached) => attach(&mut status, attached, now),
     }

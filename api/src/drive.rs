@@ -12,7 +12,8 @@
 //!   (Device) ────► Pending ─► Preparing ─► Ready ◄───────────────────────────────┘
 //!                                │  ▲        │ ├─ XFS read-only or shut down ─► ReadOnly
 //!                                ▼  │        │ └─ I/O errors ────────────────► Failing
-//!                              Failed        ▼ deletionTimestamp, no Volume names it
+//!                              Failed        ├─ suspended, spec.repair ─► Repairing ─► mounted again, or refused
+//!                                            ▼ deletionTimestamp, no Volume names it
 //!                                         Removing ─► (object gone; file system stays, unless spec.removal erases)
 //! ```
 
@@ -35,8 +36,10 @@ use std::str::FromStr;
 use crate::{Condition, LatencySummary, Reason};
 
 mod erase;
+mod repair;
 
 pub use erase::{Erase, EraseLevel, EraseMethod, EraseVerify, ErasedProof, Removal};
+pub use repair::{REPAIR_PHASES, Repair, RepairMode, RepairOutcome, RepairReport};
 
 /// What is wanted of a drive.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,6 +124,9 @@ pub struct DriveSpec {
     /// must say that very id; then it and its label are rewritten to this cluster. Set by `adopt --from-cluster`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adopt_from: Option<String>,
+    /// A run of xfs_repair.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repair: Option<Repair>,
     /// What removal does beyond letting go. Read when the object is deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removal: Option<Removal>,
@@ -322,6 +328,9 @@ pub struct DriveStatus {
     /// How it was erased, and how well that was checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub erased: Option<ErasedProof>,
+    /// What the latest run of xfs_repair came to. The agent's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repair: Option<RepairReport>,
     /// Conditions. The agent's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
@@ -361,13 +370,15 @@ pub enum DrivePhase {
     Failing,
     /// The device is gone.
     Lost,
+    /// Suspended, unmounted, and looked over by xfs_repair.
+    Repairing,
     /// Being let go.
     Removing,
 }
 
 impl DrivePhase {
     /// All phases.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Pending,
         Self::Preparing,
         Self::Ready,
@@ -375,6 +386,7 @@ impl DrivePhase {
         Self::ReadOnly,
         Self::Failing,
         Self::Lost,
+        Self::Repairing,
         Self::Removing,
     ];
 }
@@ -404,6 +416,8 @@ pub enum Step {
     Record,
     /// The file system is unmounted.
     Unmount,
+    /// xfs_repair looks it over.
+    Repair,
 }
 
 /// How far a step is.
@@ -418,6 +432,9 @@ pub struct Progress {
     /// Bytes in all; 0 where the step has no bytes.
     #[serde(default)]
     pub total_bytes: u64,
+    /// Which of its seven phases xfs_repair is in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<u32>,
     /// The method of erasing that the cursor is of. A person may ask for another one, and then it begins anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<EraseMethod>,

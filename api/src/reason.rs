@@ -79,7 +79,7 @@ reasons! {
     VerifyFailed: "what was read back after erasing is not zero", "the device does not do what it is told: replace it";
     MkfsMissing: "mkfs.xfs was not found", "install the package xfsprogs on the node; it is tried again by itself";
     FormatFailed: "mkfs.xfs failed", "the message says why";
-    MountFailed: "the file system could not be mounted", "the message says why; xfs_repair mends a damaged one";
+    MountFailed: "the file system could not be mounted", "the message says why; kubectl ringpv suspend drives DRIVE, then repair DRIVE, mends a damaged one";
     IdMismatch: "the file system's id is not the drive's", "kubectl ringpv discover shows what the device carries";
     ProbeFileFailed: "the probe file could not be written", "look at the kernel log";
     DriveInUse: "volumes are on the drive", "delete them first";
@@ -91,8 +91,12 @@ reasons! {
     Probation: "fast again, still watched", "";
     Failing: "errors or a critical warning", "replace the drive";
     DriveLost: "the device is gone", "put it back, or remove the drive";
-    DriveReadOnly: "the file system turned read-only", "look at the kernel log; unmount and xfs_repair it, then restart the agent";
-    FilesystemShutdown: "XFS shut the file system down", "look at the kernel log; unmount and xfs_repair it, then restart the agent";
+    DriveReadOnly: "the file system turned read-only", "look at the kernel log; kubectl ringpv suspend drives DRIVE, then repair DRIVE once no pod uses it";
+    FilesystemShutdown: "XFS shut the file system down", "look at the kernel log; kubectl ringpv suspend drives DRIVE, then repair DRIVE once no pod uses it";
+    Repairing: "xfs_repair looks the file system over", "";
+    RepairFailed: "xfs_repair could not be run", "the message says why";
+    FilesystemDamaged: "the file system is not well", "xfs_repair's own words, in the drive's status, say what is wrong";
+    NotSuspended: "pods may use the drive at any time", "kubectl ringpv suspend drives DRIVE";
     IoErrors: "reads or writes fail", "look at the kernel log; replace the drive if it goes on";
     Suspended: "suspended by a person", "kubectl ringpv resume drives DRIVE, or resume volumes VOLUME";
     Cordoned: "cordoned by a person: no new volumes", "kubectl ringpv uncordon";

@@ -65,6 +65,7 @@ pub const fn code(reason: Reason) -> Code {
 
         R::Pending
         | R::Preparing
+        | R::Repairing
         | R::DriveUnavailable
         | R::DriveLost
         | R::DriveReadOnly
@@ -85,6 +86,7 @@ pub const fn code(reason: Reason) -> Code {
         | R::NotPublished
         | R::OtherNode
         | R::DriveInUse
+        | R::NotSuspended
         | R::BeingRemoved
         | R::Removing
         | R::Suspended
@@ -141,6 +143,8 @@ pub const fn code(reason: Reason) -> Code {
         | R::VerifyFailed
         | R::FormatFailed
         | R::MountFailed
+        | R::RepairFailed
+        | R::FilesystemDamaged
         | R::ProbeFileFailed
         | R::IoErrors
         | R::QuotaFailed

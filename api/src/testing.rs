@@ -42,6 +42,7 @@ pub fn drive(name: &str) -> DriveBuilder {
         suspended: false,
         erase: Erase::default(),
         gate: None,
+        repair: None,
         force: false,
         removal: None,
         adopt_from: None,

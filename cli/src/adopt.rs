@@ -232,6 +232,7 @@ fn drive_of(found: &Found) -> Drive {
             suspended: false,
             erase: Erase::default(),
             gate: None,
+            repair: None,
             force: false,
             adopt_from: found.adopt_from.clone(),
             removal: None,

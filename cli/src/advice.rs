@@ -254,6 +254,8 @@ pub(crate) enum Hint {
     MountNext { volume: String },
     /// Drives or volumes are suspended from now on.
     Suspended { what: &'static str },
+    /// Drives are suspended still, and need not be.
+    ResumeNext { drives: String },
     /// RingPV is in the cluster.
     Installed,
     /// RingPV's programs are out of the cluster, but not all that belongs to it.
@@ -309,6 +311,10 @@ impl fmt::Display for Hint {
             Self::Installed => {
                 f.write_str("next: kubectl ringpv discover shows the devices of all nodes")
             }
+            Self::ResumeNext { drives } => write!(
+                f,
+                "next: kubectl ringpv resume drives {drives} lets pods use it again"
+            ),
             Self::Remains(remains) => remains.fmt(f),
             Self::DevicesEligible { count, file } => write!(
                 f,

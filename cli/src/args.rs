@@ -11,7 +11,7 @@ use crate::{
     accept, adopt, bench, clean, confirm, cordon, demo, discover, explain, forget, health, info,
     init, install, label, list, move_volumes,
 };
-use crate::{remove, support, suspend, tier, uninstall, volumes};
+use crate::{remove, repair, support, suspend, tier, uninstall, volumes};
 
 const EXAMPLES: &str = "\
 From bare devices to a mounted volume:
@@ -113,6 +113,8 @@ pub(crate) enum Verb {
     Health(health::HealthArgs),
     /// Say why a volume is where it is, or where one would go
     Explain(explain::ExplainArgs),
+    /// Have xfs_repair look over the file systems of suspended drives
+    Repair(repair::RepairArgs),
     /// Let drives go, or erase them
     Remove(remove::RemoveArgs),
     /// Destroy volumes that nobody uses any more, by name

@@ -41,6 +41,7 @@ mod move_volumes;
 mod persistent_volumes;
 mod progress;
 mod remove;
+mod repair;
 mod screen;
 mod select;
 mod session;
@@ -129,6 +130,7 @@ async fn dispatch(session: &mut Session, verb: &Verb) -> Result<(), Stop> {
         Verb::Bench(args) => bench::run(session, args).await,
         Verb::Health(args) => health::run(session, args).await,
         Verb::Explain(args) => explain::run(session, args).await,
+        Verb::Repair(args) => repair::run(session, args).await,
         Verb::Remove(args) => remove::run(session, args).await,
         Verb::Clean(args) => clean::run(session, args).await,
         Verb::Move(args) => move_volumes::run(session, args).await,

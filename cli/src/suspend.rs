@@ -2,6 +2,7 @@
 //! mounted stays until its pod goes; a pod that comes gets an empty, read-only stand-in. A suspended drive takes no new
 //! volumes either, and its preparation rests.
 
+use api::drive::Repair;
 use api::{Drive, Volume};
 use clap::{Args, Subcommand};
 use kube::ResourceExt as _;
@@ -56,7 +57,7 @@ pub(crate) async fn run(
             let picked = args.drives.pick(&drives)?.into_iter();
             let changes = picked.map(|drive| Change {
                 label: drive_label(&drive),
-                patch: patch(drive.spec.suspended, suspended),
+                patch: drive_patch(&drive, suspended),
                 object: drive,
             });
             change::all(session, changes.collect(), done, args.dry_run.dry_run).await?;
@@ -78,6 +79,18 @@ pub(crate) async fn run(
         session.hint(&Hint::Suspended { what })?;
     }
     Ok(())
+}
+
+/// A repair that was asked for and not made yet is none any more, once the drive is resumed.
+fn drive_patch(drive: &Drive, suspended: bool) -> Option<Value> {
+    let status = drive.status.as_ref();
+    let done = status.and_then(|status| status.repair.as_ref());
+    let waits = |repair: &Repair| done.is_none_or(|done| done.id != repair.id);
+    let mut patch = patch(drive.spec.suspended, suspended)?;
+    if !suspended && drive.spec.repair.as_ref().is_some_and(waits) {
+        patch = json!({"spec": {"suspended": false, "repair": null}});
+    }
+    Some(patch)
 }
 
 fn patch(now: bool, suspended: bool) -> Option<Value> {

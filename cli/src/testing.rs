@@ -73,6 +73,7 @@ pub(crate) fn drive(id: &str, node: &str, device: &str, phase: DrivePhase) -> Dr
             suspended: false,
             erase: Erase::default(),
             gate: None,
+            repair: None,
             force: false,
             adopt_from: None,
             removal: None,

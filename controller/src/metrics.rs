@@ -261,6 +261,7 @@ const fn phase_name(phase: DrivePhase) -> &'static str {
         DrivePhase::ReadOnly => "ReadOnly",
         DrivePhase::Failing => "Failing",
         DrivePhase::Lost => "Lost",
+        DrivePhase::Repairing => "Repairing",
         DrivePhase::Removing => "Removing",
     }
 }

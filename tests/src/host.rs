@@ -10,9 +10,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use agent::host::{
     BlockCounters, FileKind, HeldDevice, Host, HostError, KeptName, MakeXfs, MountDevice,
-    MountEntry, QuotaLimits, QuotaUsage, Run, Statfs, TreeUsage, XfsErrors,
+    MountEntry, QuotaLimits, QuotaUsage, Repairing, Run, Statfs, TreeUsage, XfsErrors,
 };
 use agent::probe::{Policy, Seen, Snapshot};
+use api::drive::RepairMode;
 use bench::Report;
 use block::extents::Extent;
 use nix::errno::Errno;
@@ -243,6 +244,10 @@ impl Host for SimHost {
 
     fn make_xfs(&self, request: &MakeXfs) -> Result<(), HostError> {
         self.change("format", &request.device, |m| m.make_xfs(request))
+    }
+
+    fn repair_xfs(&self, device: &str, mode: RepairMode) -> Result<Box<dyn Repairing>, HostError> {
+        self.change("repair", device, |m| m.repair_xfs(device, mode))
     }
 
     fn mount(&self, request: &MountDevice) -> Result<(), HostError> {

@@ -69,6 +69,9 @@ pub const MOVED: [&str; 6] = [
     "relabel.after",
 ];
 
+/// The agent has a damaged file system repaired.
+pub const REPAIR: [&str; 3] = ["repair.before", "repair.piece", "repair.after"];
+
 /// The agent makes a volume, mounts it for a pod, takes it away again and removes it.
 pub const VOLUME: [&str; 28] = [
     "volume.write-record.before",
@@ -246,6 +249,7 @@ mod tests {
             .iter()
             .chain(&ERASING)
             .chain(&MOVED)
+            .chain(&REPAIR)
             .chain(&VOLUME)
             .chain(&SUSPENDED)
             .chain(&INLINE)
@@ -265,7 +269,7 @@ mod tests {
             );
         }
         // The pieces of the long actions are named by the loop that does them piece by piece.
-        let pieces = ["erase.piece", "verify.piece", "clear.piece"];
+        let pieces = ["erase.piece", "verify.piece", "clear.piece", "repair.piece"];
         for point in tried.iter().chain(&excused) {
             assert!(
                 points.contains(*point) || pieces.contains(point),

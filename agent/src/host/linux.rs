@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use api::drive::RepairMode;
 use bench::Report;
 use block::erase::Limiter;
 
@@ -12,7 +13,7 @@ use crate::probe::{Discovery, Seen};
 
 use super::{
     BlockCounters, Cause, FileKind, HeldDevice, Host, HostError, KeptName, MakeXfs, MountDevice,
-    MountEntry, QuotaLimits, QuotaUsage, Run, Statfs, TreeUsage, XfsErrors,
+    MountEntry, QuotaLimits, QuotaUsage, Repairing, Run, Statfs, TreeUsage, XfsErrors,
 };
 
 mod device;
@@ -23,6 +24,7 @@ mod measure;
 mod mounts;
 mod program;
 mod quota;
+mod repair;
 mod xfs;
 
 pub use engines::Engines;
@@ -101,6 +103,10 @@ impl Host for LinuxHost {
         let made = xfs::make(request);
         self.discovery.changed(&request.device);
         made
+    }
+
+    fn repair_xfs(&self, device: &str, mode: RepairMode) -> Result<Box<dyn Repairing>, HostError> {
+        repair::begin(device, mode)
     }
 
     fn mount(&self, request: &MountDevice) -> Result<(), HostError> {

@@ -78,6 +78,11 @@ pub enum Action {
         /// `major:minor` that it had.
         major_minor: String,
     },
+    /// Have xfs_repair look over the file system of a device that is not mounted.
+    Repair {
+        /// Kernel name.
+        device: String,
+    },
     /// Zero the claim block: the end of an erasing removal.
     Unclaim,
 }
@@ -107,6 +112,7 @@ impl Action {
             Self::Attach => "attach",
             Self::Unmount => "unmount",
             Self::Abandon { .. } => "abandon",
+            Self::Repair { .. } => "repair",
             Self::Unclaim => "unclaim",
         }
     }
@@ -122,6 +128,7 @@ impl Action {
                 | Self::Erase { .. }
                 | Self::Clear
                 | Self::Format { .. }
+                | Self::Repair { .. }
                 | Self::Unclaim
         )
     }
@@ -158,6 +165,7 @@ impl Action {
             Self::Mount { .. } => Some(Step::Mount),
             Self::Record | Self::Seal { .. } | Self::Relabel => Some(Step::Record),
             Self::Unmount => Some(Step::Unmount),
+            Self::Repair { .. } => Some(Step::Repair),
             Self::AddFinalizer | Self::DropFinalizer | Self::Attach | Self::Abandon { .. } => None,
         }
     }

@@ -137,7 +137,8 @@ pub(super) fn resumed(drive: &Drive, device: &Seen, file_system: bool) -> Vec<Ac
             actions.extend(from_verify(device, (0, 0)));
             actions
         }
-        Some(Step::Check | Step::Claim | Step::Gate | Step::SecureErase) | None => {
+        // Nothing that is being prepared is repaired; the check finds out what it is.
+        Some(Step::Check | Step::Claim | Step::Gate | Step::SecureErase | Step::Repair) | None => {
             let mut actions = vec![check];
             actions.extend(from_gate(drive, device));
             actions

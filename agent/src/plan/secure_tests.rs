@@ -24,6 +24,7 @@ fn told(drive: Drive, step: Step) -> Drive {
             step,
             done_bytes: 512,
             total_bytes: 1024,
+            phase: None,
             method: Some(EraseMethod::Format),
             methods: String::new(),
             removal: drive.metadata.deletion_timestamp.is_some(),

@@ -142,6 +142,7 @@ fn stand_in(id: &str, seen: &Seen) -> api::Drive {
         suspended: false,
         erase: api::drive::Erase::default(),
         gate: None,
+        repair: None,
         force: false,
         adopt_from: None,
         removal: None,

@@ -197,6 +197,7 @@ fn object(entry: &Entry, device: &Device, force: bool) -> Drive {
             gate: entry.gate,
             force,
             adopt_from: None,
+            repair: None,
             removal: None,
         },
     );

@@ -63,6 +63,7 @@ const fn span(step: Step) -> (u32, u32) {
         Step::Mount => (88, 90),
         Step::Record => (90, 100),
         Step::Unmount => (0, 25),
+        Step::Repair => (0, 100),
     }
 }
 

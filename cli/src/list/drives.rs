@@ -167,7 +167,10 @@ fn status(row: &DriveRow) -> Cell {
     let tone = match row.phase() {
         DrivePhase::Ready if row.drive.spec.cordoned => Tone::Warn,
         DrivePhase::Ready => Tone::Good,
-        DrivePhase::Pending | DrivePhase::Preparing | DrivePhase::Removing => Tone::Warn,
+        DrivePhase::Pending
+        | DrivePhase::Preparing
+        | DrivePhase::Repairing
+        | DrivePhase::Removing => Tone::Warn,
         DrivePhase::Failed | DrivePhase::ReadOnly | DrivePhase::Failing | DrivePhase::Lost => {
             Tone::Bad
         }

@@ -63,6 +63,13 @@ fn findings(drive: &DriveEntry) -> Vec<(Kind, Reason, String)> {
             );
         }
         DrivePhase::Failing => say(Kind::Degraded, Reason::IoErrors, Reason::IoErrors.meaning()),
+        DrivePhase::Repairing => {
+            say(
+                Kind::Inaccessible,
+                Reason::Repairing,
+                Reason::Repairing.meaning(),
+            );
+        }
         DrivePhase::Pending | DrivePhase::Preparing | DrivePhase::Failed | DrivePhase::Removing => {
             let why = Reason::DriveUnavailable.meaning();
             say(Kind::Inaccessible, Reason::DriveUnavailable, why);

@@ -39,6 +39,7 @@ fn asks_the_same(one: &Drive, other: &Drive) -> bool {
         (
             (metadata.uid.clone(), metadata.deletion_timestamp.is_some()),
             (spec.suspended, spec.removal, spec.erase, spec.force),
+            spec.repair.clone(),
             spec.device.fingerprint.clone(),
         )
     };
@@ -84,6 +85,12 @@ impl Task {
             let outcome;
             (session, outcome) = self.piece(drive, session, &action).await?;
             let status = standing::after(self.status.clone(), &outcome, (self.ctx.clock)());
+            if let Outcome::Repairing { .. } = outcome {
+                // To its end, whatever is said meanwhile: cut short it leaves a file system worse than it was.
+                faults::piece(name);
+                self.report(status).await;
+                continue;
+            }
             let Outcome::Partly {
                 done_bytes,
                 total_bytes,

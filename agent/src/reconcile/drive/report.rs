@@ -16,7 +16,7 @@ use crate::host::Host;
 use crate::metrics::OfDrive;
 use crate::objects::{self, WriteError};
 use crate::observe::{Content, Observed};
-use crate::plan::{Action, Standing};
+use crate::plan::{Action, REPAIR_WAITS, Standing, repair_waits};
 use crate::records::Said;
 use crate::registry::MountedDrive;
 use crate::standing;
@@ -38,7 +38,10 @@ fn turn(drive: &Drive, before: &DriveStatus, now: &DriveStatus) -> Option<Notice
         DrivePhase::Failed | DrivePhase::ReadOnly | DrivePhase::Failing | DrivePhase::Lost => true,
         // It waits for something that somebody may have to do.
         DrivePhase::Pending => reason != Reason::Pending,
-        DrivePhase::Preparing | DrivePhase::Ready | DrivePhase::Removing => false,
+        DrivePhase::Preparing
+        | DrivePhase::Ready
+        | DrivePhase::Repairing
+        | DrivePhase::Removing => false,
     };
     Some(Notice {
         kind: "Drive",
@@ -136,6 +139,15 @@ impl Task {
                 tracing::warn!(drive = self.id, reason = %refusal.reason, message = refusal.message, "A drive's use could not be read");
             }
             None => {}
+        }
+        if seen
+            .mounted
+            .as_ref()
+            .is_some_and(|mounted| repair_waits(drive, mounted))
+        {
+            REPAIR_WAITS.clone_into(&mut status.message);
+        } else if status.message == REPAIR_WAITS {
+            status.message.clear();
         }
         if drive.metadata.deletion_timestamp.is_some() {
             status.message = Reason::DriveInUse.meaning().to_owned();
