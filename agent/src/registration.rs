@@ -16,7 +16,7 @@ use api::csi::registration::{
     InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse,
 };
 use api::names::DRIVER;
-use api::serve::socket;
+use api::serve::{Readiness, socket};
 use futures::{FutureExt as _, StreamExt as _};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -38,6 +38,10 @@ const AGAIN_AFTER: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// Before a socket that could not be made is tried again.
 const REST: Duration = Duration::from_secs(5);
+
+/// Why an agent is not ready that the kubelet does not call.
+const UNKNOWN: &str = "the kubelet does not know this driver yet";
+const REFUSED: &str = "the kubelet refuses this driver";
 
 /// How the registration stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,6 +74,7 @@ pub fn csi_path(kubelet_dir: &Path) -> PathBuf {
 pub struct KubeletRegistration {
     path: PathBuf,
     registered: Gauge,
+    ready: Readiness,
 }
 
 impl KubeletRegistration {
@@ -82,20 +87,36 @@ impl KubeletRegistration {
             "1 while the kubelet calls this node's driver",
             registered.clone(),
         );
-        Self { path, registered }
+        Self {
+            path,
+            registered,
+            ready: Readiness::waiting(UNKNOWN),
+        }
+    }
+
+    /// Whether the kubelet knows.
+    #[must_use]
+    pub fn ready(&self) -> Readiness {
+        self.ready.clone()
     }
 
     /// Keeps the CSI services at `csi` known until `stop`.
     pub async fn run(self, csi: PathBuf, stop: CancellationToken) {
-        let Self { path, registered } = self;
+        let Self {
+            path,
+            registered,
+            ready,
+        } = self;
         let (standing, _) = watch::channel(Standing::default());
         while !stop.is_cancelled() {
             standing.send_replace(Standing::Waiting);
             registered.set(0);
+            ready.set_waiting(UNKNOWN);
             let service = Service {
                 csi: csi.clone(),
                 standing: standing.clone(),
                 registered: registered.clone(),
+                ready: ready.clone(),
             };
             let over = over(&path, standing.subscribe(), stop.clone());
             if let Err(error) = serve(&path, service, over).await {
@@ -158,6 +179,7 @@ struct Service {
     csi: PathBuf,
     standing: watch::Sender<Standing>,
     registered: Gauge,
+    ready: Readiness,
 }
 
 #[tonic::async_trait]
@@ -182,6 +204,7 @@ impl Registration for Service {
         self.registered.set(i64::from(plugin_registered));
         let standing = if plugin_registered {
             tracing::info!(driver = DRIVER, "Registered with the kubelet");
+            self.ready.set_ready();
             Standing::Registered
         } else {
             tracing::error!(
@@ -189,6 +212,7 @@ impl Registration for Service {
                 reason = error,
                 "The kubelet refuses this driver; pods with its volumes do not start"
             );
+            self.ready.set_waiting(&format!("{REFUSED}: {error}"));
             Standing::Refused(error)
         };
         self.standing.send_replace(standing);

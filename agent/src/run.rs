@@ -83,10 +83,11 @@ pub async fn run(args: Args, log: LogFilter) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     mount_from_disk(&mut tasks, &ctx, &discovery, &stop).await;
     let ready = Readiness::waiting("this node's Drives are not known yet");
+    let registered = registration.as_ref().map(KubeletRegistration::ready);
     if let Some(address) = args.metrics_listen {
         let admin = admin::Admin {
             metrics: Arc::new(metrics),
-            ready: ready.clone(),
+            ready: std::iter::once(ready.clone()).chain(registered).collect(),
             log,
         };
         serve_admin(&mut tasks, address, admin, &stop).await?;

@@ -299,7 +299,12 @@ pub(crate) fn compare(args: &Compare, cancel: &AtomicBool) -> anyhow::Result<Exi
                 // The others are held all the same.
                 Err(error) => {
                     failed = true;
-                    say(&format!("{contest} cannot be compared here: {error:#}"));
+                    let why = format!("it cannot be compared here: {error:#}");
+                    say(&format!("{contest}: {why}"));
+                    held.push(Held {
+                        contest,
+                        lines: Err(why),
+                    });
                 }
             },
         }

@@ -50,12 +50,15 @@ pub(crate) fn erase_all(args: &Erase, cancel: &AtomicBool) -> anyhow::Result<Exi
     let refused = |flags| rings::refused(flags, held.len(), &limiter, reads);
     let flags = ring_flags(args.engine.into(), refused)?;
     let shown = Mutex::new(std::io::stdout());
+    let turn = Arc::new(Mutex::new(()));
     let failures: Vec<anyhow::Error> = std::thread::scope(|scope| {
         let threads: Vec<_> = held
             .iter()
             .map(|target| {
                 let (limiter, shown) = (Arc::clone(&limiter), &shown);
-                scope.spawn(move || one(target, args, flags, limiter, shown, cancel))
+                let eraser = Eraser::new(Arc::clone(target.file()), flags, limiter);
+                let eraser = eraser.map(|eraser| eraser.in_turn(&turn));
+                scope.spawn(move || one(target, args, eraser?, shown, cancel))
             })
             .collect();
         threads
@@ -95,13 +98,11 @@ fn ring_flags(
 fn one(
     target: &Target<ReadWrite>,
     args: &Erase,
-    flags: Option<RingFlags>,
-    limiter: Arc<Limiter>,
+    eraser: Eraser,
     shown: &Mutex<std::io::Stdout>,
     cancel: &AtomicBool,
 ) -> anyhow::Result<()> {
     let name = target.name();
-    let eraser = Eraser::new(Arc::clone(target.file()), flags, limiter)?;
     let warrant = warrant(&eraser).with_context(|| format!("{name} cannot be erased"))?;
     let (wanted, by_writes) = match args.method {
         EraseHow::Auto => (Wanted::Auto, false),

@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn what_was_faster_reads() {
         let Ok(ring @ Backend::Uring { .. }) = probe_backend(Choice::Uring) else {
-            println!("skipped: no io_uring here");
+            println!("SKIPPED: what_was_faster_reads: no io_uring here");
             return;
         };
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -266,7 +266,7 @@ mod tests {
     #[test]
     fn both_are_measured_at_each_depth() {
         let Ok(Backend::Uring { flags }) = probe_backend(Choice::Uring) else {
-            println!("skipped: no io_uring here");
+            println!("SKIPPED: both_are_measured_at_each_depth: no io_uring here");
             return;
         };
         let file = tempfile::NamedTempFile::new().unwrap();

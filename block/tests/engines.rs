@@ -43,7 +43,7 @@ fn each_engine(depth: u32, body: fn(&mut dyn Device, Holds)) {
         let backend = match probe_backend(choice) {
             Ok(backend) => backend,
             Err(error) => {
-                println!("skipped: {error}");
+                println!("SKIPPED: engines: {error}");
                 continue;
             }
         };
@@ -248,7 +248,7 @@ fn a_file_that_shrank_gives_a_short_read() {
 #[test]
 fn a_buffer_of_another_ring_is_a_plain_one() {
     let Ok(backend) = probe_backend(Choice::Uring) else {
-        println!("skipped: no io_uring here");
+        println!("SKIPPED: a_buffer_of_another_ring_is_a_plain_one: no io_uring here");
         return;
     };
     let (one, other) = (file(), file());

@@ -132,7 +132,7 @@ pub async fn run(args: Args, log: LogFilter) -> Result<(), RunError> {
     InventoryMetrics::register(&mut registry, Arc::downgrade(&leader));
     let admin = Admin {
         metrics: Arc::new(registry),
-        ready: ready.clone(),
+        ready: vec![ready.clone()],
         log,
     };
     let admin = serve_admin(args.metrics_listen, admin, &stop).await?;

@@ -17,6 +17,7 @@ use tests::loopdev::mounts;
 
 mod cluster {
     pub(crate) mod access;
+    pub(crate) mod hindered;
     pub(crate) mod installed;
     pub(crate) mod kinds;
     pub(crate) mod leader;
@@ -31,8 +32,8 @@ mod cluster {
     pub(crate) mod steered;
 }
 use cluster::{
-    access, installed, kinds, leader, machines, measured, refused, reinstalled, restarts, sane,
-    seen, stateful, steered,
+    access, hindered, installed, kinds, leader, machines, measured, refused, reinstalled, restarts,
+    sane, seen, stateful, steered,
 };
 
 /// When a story is told: always, or where CI is set only by the commits whose turn it is.
@@ -46,7 +47,7 @@ use Told::{Always, InTurn};
 type Story = fn(&mut Stage);
 
 /// One after another on one cluster, which takes as long to start as one of them to run.
-const STORIES: [(&str, Told, Story); 21] = [
+const STORIES: [(&str, Told, Story); 22] = [
     ("a_pod_runs_to_its_end", Always, |it| {
         a_pod_runs_to_its_end(&it.cluster)
     }),
@@ -62,6 +63,7 @@ const STORIES: [(&str, Told, Story); 21] = [
     ("installed", Always, |it| installed::story(it)),
     ("stateful", Always, |it| stateful::story(it)),
     ("refused", Always, |it| refused::story(it)),
+    ("hindered", InTurn, |it| hindered::story(it)),
     ("kinds", InTurn, |it| kinds::story(it)),
     ("spread_selected_suspended_moved", InTurn, |it| {
         steered::story(it)

@@ -139,8 +139,8 @@ fn every_way_leaves_zeroes_and_the_claim() {
     // With a rate what the device does by itself is cut, and rests.
     let limiters = [None, Some(500 * MIB)].map(|rate| Arc::new(Limiter::new(rate)));
     for limiter in &limiters {
-        let full = Full::on(disk.path(), "disk", limiter);
         for wanted in [Wanted::Signatures, Wanted::Auto, Wanted::Zero] {
+            let full = Full::on(disk.path(), &format!("{wanted:?}"), limiter);
             let plan = Plan::new(wanted, SIZE);
             let erased = full.erase(Course::new(plan.clone(), 0)).unwrap();
             println!("{wanted:?} on a disk: {erased:?}");

@@ -63,6 +63,7 @@ fn service(standing: &watch::Sender<Standing>) -> Service {
         csi: "/csi.sock".into(),
         standing: standing.clone(),
         registered: Gauge::default(),
+        ready: Readiness::waiting(UNKNOWN),
     }
 }
 
@@ -106,6 +107,7 @@ async fn what_the_kubelet_says_is_known() {
     let stop = CancellationToken::new();
     let registration = KubeletRegistration::new(path.clone(), &mut Registry::default());
     let registered = registration.registered.clone();
+    let ready = registration.ready();
     let run = tokio::spawn(registration.run("/csi.sock".into(), stop.clone()));
     there(&path).await;
     for so in [true, false, true] {
@@ -116,6 +118,9 @@ async fn what_the_kubelet_says_is_known() {
         let answer = call(&path, "NotifyRegistrationStatus", &told.encode_to_vec()).await;
         assert_eq!(answer, HEADERS);
         assert_eq!(registered.get(), i64::from(so));
+        let why = ready.get().err();
+        let refused = format!("{REFUSED}: no such driver");
+        assert_eq!(why, (!so).then_some(refused));
     }
     stop.cancel();
     run.await.unwrap();

@@ -27,8 +27,8 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 pub struct Admin {
     /// The process's metrics.
     pub metrics: Arc<Registry>,
-    /// Whether it can serve.
-    pub ready: Readiness,
+    /// Whether it can serve: where all of these say so.
+    pub ready: Vec<Readiness>,
     /// Its log filter.
     pub log: LogFilter,
 }
@@ -84,10 +84,13 @@ async fn metrics(State(admin): State<Admin>) -> Response {
 }
 
 async fn readyz(State(admin): State<Admin>) -> (StatusCode, String) {
-    match admin.ready.get() {
-        Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
-        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+    let waiting = admin.ready.iter().filter_map(|ready| ready.get().err());
+    let why: Vec<String> = waiting.collect();
+    if why.is_empty() {
+        return (StatusCode::OK, "ok\n".to_owned());
     }
+    let why = format!("{}\n", why.join("; "));
+    (StatusCode::SERVICE_UNAVAILABLE, why)
 }
 
 async fn log(State(admin): State<Admin>) -> String {

@@ -37,7 +37,8 @@ pub(crate) struct Erase {
     /// What is read back
     #[arg(long, default_value = "sample")]
     pub(crate) verify: EraseVerify,
-    /// Bytes a second that all devices together may take of writing and reading; without it there is no limit
+    /// Bytes a second that all devices together may take of writing and reading; without it there is no limit. With it others
+    /// are spared: devices that zero by themselves do so one after the other, with rests
     #[arg(long, value_parser = parse_bytes)]
     pub(crate) rate: Option<u64>,
     /// auto, uring or threads

@@ -204,18 +204,6 @@ impl Holds {
         Ok(Self(held.collect::<anyhow::Result<_>>()?))
     }
 
-    /// Lets go of the first of them that is still held, for a program that takes its own hold.
-    pub(super) fn let_go_of_first(&mut self) {
-        if !self.0.is_empty() {
-            self.0.remove(0);
-        }
-    }
-
-    /// Lets go of all at once, for programs that are started at once.
-    pub(super) fn let_go_of_all(&mut self) {
-        self.0.clear();
-    }
-
     /// Lets go of them, for a program that takes its own hold: the words of the devices as they were held to the last.
     pub(super) fn let_go(&mut self) -> anyhow::Result<Vec<String>> {
         let words = self.0.iter().map(|hold| Ok(hold.look()?.1));
@@ -244,9 +232,10 @@ mod tests {
     /// Nobody holds the device then, and it is the same one: only what it holds tells that it is somebody's.
     #[test]
     fn what_somebody_writes_between_two_rounds_is_not_written_over() {
+        const TEST: &str = "what_somebody_writes_between_two_rounds_is_not_written_over";
         let made = match make(Under::Memory, 8 << 20, Fill::Random, |_| Ok(())) {
             Ok(made) => made,
-            Err(error) => return println!("skipped: {error:#}"),
+            Err(error) => return println!("SKIPPED: {TEST}: {error:#}"),
         };
         let word = permit::fingerprint(&made.path).unwrap();
         let device = Device::given(&made.path, Some(&word)).unwrap();
@@ -268,9 +257,10 @@ mod tests {
     /// What is written in a round is not adopted by its end, and not written over in the next.
     #[test]
     fn what_somebody_writes_during_a_round_ends_the_contest() {
+        const TEST: &str = "what_somebody_writes_during_a_round_ends_the_contest";
         let made = match make(Under::Memory, 8 << 20, Fill::Random, |_| Ok(())) {
             Ok(made) => made,
-            Err(error) => return println!("skipped: {error:#}"),
+            Err(error) => return println!("SKIPPED: {TEST}: {error:#}"),
         };
         let pattern = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(pattern.path(), vec![9; 8 << 20]).unwrap();

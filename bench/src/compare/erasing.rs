@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bench::{Limits, Pattern, Report, Workload};
+use block::erase::Range;
 use block::erase::limiter::RATE_DEFAULT;
-use block::{Choice, Options, ReadOnly, Target};
+use block::{Choice, Options, ReadOnly, Target, bulk};
 
 use super::figures::{Figures, Goal, Measure};
 use super::process::{Order, Program, find, run};
@@ -22,10 +23,14 @@ const BYTES: u64 = 512 << 20;
 const ONE_BYTES: u64 = 1 << 30;
 /// What is read of a neighbour, from one process, at this rate.
 const NEIGHBOUR_IOPS: u64 = 2000;
+/// Places of a device that are looked at after it was zeroed, and bytes of each.
+const LOOKED_AT: u64 = 32;
+const LOOK_BYTES: u64 = 64 << 10;
 /// What is read until something else ends is read so long at the most.
 const LONGEST: Duration = Duration::from_mins(2);
 
-/// Ours, over all devices at once. Each is written over before, by nobody's clock: zeroing what is zero is another job.
+/// Ours, over all devices at once. Each is written over before, by nobody's clock: zeroing what is zero is another job. And each
+/// is looked at after, as those of the peer are.
 fn ours(lab: &Lab, devices: &[Device], method: &'static str) -> Side {
     let (own, all) = (lab.own.clone(), devices.to_vec());
     Side::writing("ours", devices, move |holds| {
@@ -36,11 +41,13 @@ fn ours(lab: &Lab, devices: &[Device], method: &'static str) -> Side {
             words.push(device.path.display().to_string());
             words.extend(["--fingerprint".into(), word]);
         }
-        Ok(run(&[Program::new(&own, words)], Order::InTurn)?.0)
+        let figures = run(&[Program::new(&own, words)], Order::InTurn)?.0;
+        are_zero(&all)?;
+        Ok(figures)
     })
 }
 
-/// A tool, over devices that were written over before. blkdiscard holds a device itself, dd does not.
+/// A tool, over devices that were written over before, and are held meanwhile.
 fn peer(
     name: &'static str,
     tool: &'static str,
@@ -56,23 +63,34 @@ fn peer(
         .map(|device| Program::new(&path, words(device)))
         .collect();
     let all = devices.to_vec();
-    Side::writing(name, devices, move |holds| {
+    Side::writing(name, devices, move |_held| {
         refill(&all)?;
-        match (tool, order) {
-            // Nobody holds a device before its turn, and blkdiscard asks for no word: each is let go of just before its own.
-            ("blkdiscard", Order::InTurn) => {
-                let mut all = Figures::default();
-                for program in &programs {
-                    holds.let_go_of_first();
-                    all += run(std::slice::from_ref(program), Order::InTurn)?.0;
-                }
-                return Ok(all);
-            }
-            ("blkdiscard", Order::AtOnce) => holds.let_go_of_all(),
-            _ => {}
-        }
-        Ok(run(&programs, order)?.0)
+        let figures = run(&programs, order)?.0;
+        are_zero(&all)?;
+        Ok(figures)
     })
+}
+
+/// That zeroes are read where nobody's clock runs: at both ends of each device, and at places between.
+fn are_zero(devices: &[Device]) -> anyhow::Result<()> {
+    for device in devices {
+        let target = Target::<ReadOnly>::open(&device.path)?;
+        for place in 0..=LOOKED_AT {
+            let last = device.size_bytes.saturating_sub(LOOK_BYTES);
+            let range = Range {
+                offset: last / LOOKED_AT * place / LOOK_BYTES * LOOK_BYTES,
+                bytes: LOOK_BYTES,
+            };
+            let bytes = bulk::read(target.file(), range)?;
+            anyhow::ensure!(
+                bytes.iter().all(|byte| *byte == 0),
+                "{} was not zeroed at {}",
+                device.path.display(),
+                range.offset
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Something else than zeroes over all of each device.
@@ -100,7 +118,11 @@ fn refill(devices: &[Device]) -> anyhow::Result<()> {
 /// Devices that zero by themselves.
 pub(super) fn offloaded(lab: &Lab) -> anyhow::Result<Contest> {
     let devices = lab.zeroing(SEVERAL, BYTES)?;
-    let words = |device: &Device| vec!["-z".into(), device.path.display().to_string()];
+    // -f: it takes no hold of its own, for the device is held while it runs, and looks for no file system there.
+    let words = |device: &Device| {
+        let device = device.path.display().to_string();
+        vec!["-f".into(), "-z".into(), device]
+    };
     let (turn, once) = ("blkdiscard -z in turn", "blkdiscard -z at once");
     let row = |name: &str, peer, goal| Row {
         name: format!("erase-8/{name}"),
@@ -112,7 +134,7 @@ pub(super) fn offloaded(lab: &Lab) -> anyhow::Result<Contest> {
         what: format!("{SEVERAL} devices zeroed by themselves"),
         rows: vec![row("in-turn", turn, 10.0), row("at-once", once, 2.0)],
         sides: vec![
-            ours(lab, &devices, "auto"),
+            ours(lab, &devices, "zero"),
             peer(turn, "blkdiscard", &devices, words, Order::InTurn),
             peer(once, "blkdiscard", &devices, words, Order::AtOnce),
         ],
@@ -195,6 +217,10 @@ fn beside(lab: &Lab, mut devices: Vec<Device>, erasing: Erasing) -> anyhow::Resu
     let Some(read) = devices.pop() else {
         anyhow::bail!("two devices are needed");
     };
+    if lab.given.is_empty() {
+        // What was never written is read from nowhere.
+        refill(std::slice::from_ref(&read))?;
+    }
     let (own, runtime) = (lab.own.clone(), lab.runtime);
     let alone = read.path.clone();
     let held = erased.clone();

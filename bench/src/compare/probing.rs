@@ -113,11 +113,7 @@ pub(super) fn all(lab: &Lab) -> anyhow::Result<Contest> {
     }
     let each: Vec<Vec<String>> = devices
         .iter()
-        // A blank device is a failure to it, which is no failure here.
-        .map(|device| {
-            let script = "blkid -p -o udev \"$0\"; true".to_owned();
-            vec!["-c".to_owned(), script, device.display().to_string()]
-        })
+        .map(|device| words("-p -o udev", std::slice::from_ref(device)))
         .collect();
     let row = |name: &str, peer, goal| Row {
         name: format!("probe-{count}/{name}"),
@@ -145,9 +141,9 @@ pub(super) fn all(lab: &Lab) -> anyhow::Result<Contest> {
                 "blkid",
                 vec![words("-c /dev/null -o export", &devices)],
             ),
-            peer(single, "sh", each),
+            peer(single, "blkid", each),
             peer(wipefs, "wipefs", vec![words("-n -J", &devices)]),
-            peer(lsblk, "lsblk", vec![words("-J -O", &[])]),
+            peer(lsblk, "lsblk", vec![words("-J -O", &devices)]),
         ],
     })
 }

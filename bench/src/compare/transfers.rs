@@ -447,9 +447,10 @@ fn told_by_t_io_uring(said: &str) -> Option<f64> {
 
 /// Where `t/io_uring` is not to be had: the least that a loop over a ring can be.
 fn least_loop(lab: &Lab, depth: u32) -> Side {
-    let runtime = lab.runtime;
+    let (runtime, processor) = (lab.runtime, lab.processor);
     Side::new("a bare loop", move || {
-        let (operations, user_s, system_s) = block::uring::bare_loop(depth, runtime)?;
+        let (operations, user_s, system_s) =
+            on_processor(processor, || Ok(block::uring::bare_loop(depth, runtime)?))?;
         Ok(Figures {
             wall_s: runtime.as_secs_f64(),
             user_s,

@@ -17,8 +17,8 @@ const LONGEST: Duration = Duration::from_micros(250);
 const LEAST_BYTES: u64 = 512 << 10;
 /// The first, of which nobody knows how long it takes.
 const FIRST_BYTES: u64 = 1 << 20;
-/// The largest: as much as a device zeroes in no time.
-const MOST_BYTES: u64 = 1 << 30;
+/// The largest. What a device has zeroed so far in no time it may have to write from here on.
+const MOST_BYTES: u64 = 32 << 20;
 /// One is at most so many times as large as that before it, and twice where a neighbour waits for it: a single answer proves
 /// little.
 const GROWTH: u64 = 4;
@@ -174,11 +174,12 @@ mod tests {
             for (bytes, _) in calls(0, gib_ns, 1000).split_off(10) {
                 let once = bytes == wanted * 2;
                 assert!(bytes == wanted || once, "{bytes} of a GiB in {gib_ns} ns");
+                assert!(bytes <= MOST_BYTES);
             }
         }
         assert_eq!(calls(0, 0, 20).pop(), Some((MOST_BYTES, 0)));
         let steps: Vec<u64> = calls(0, 0, 4).into_iter().map(|(it, _)| it).collect();
-        assert_eq!(steps, [MIB, 4 * MIB, 16 * MIB, 64 * MIB]);
+        assert_eq!(steps, [MIB, 4 * MIB, 16 * MIB, 32 * MIB]);
     }
 
     /// To cut what each call costs, whatever it zeroes, spares nobody.
@@ -223,13 +224,13 @@ mod tests {
     #[test]
     fn a_device_that_grows_slow_is_told_less() {
         let mut burst = Burst {
-            planned: 64 * MIB,
+            planned: 32 * MIB,
             ..Burst::default()
         };
         burst.done(MIB, 10);
-        assert_eq!(burst.bytes(), 64 * MIB, "too few to tell");
-        burst.done(44 * MIB, MS);
-        assert_eq!(burst.bytes(), 11 * MIB);
+        assert_eq!(burst.bytes(), 32 * MIB, "too few to tell");
+        burst.done(22 * MIB, MS);
+        assert_eq!(burst.bytes(), 5 * MIB + MIB / 2);
 
         // Of one whose calls cost something, too.
         let mut burst = Burst::default();

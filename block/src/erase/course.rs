@@ -55,6 +55,8 @@ pub struct Queue {
 /// What came of one piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Zeroed {
+    /// Bytes, from the beginning of the piece: fewer than all where it would have taken long.
+    pub bytes: u64,
     /// How long it took; of what the device zeroes by itself without the rests that spare others.
     pub took_ns: u64,
     /// What the device's queue says after it.
@@ -155,9 +157,9 @@ impl Course {
         })
     }
 
-    /// The piece was done.
+    /// The piece was done, or its beginning.
     pub fn done(&mut self, piece: Piece, zeroed: &Zeroed) {
-        self.cursor += piece.range.bytes;
+        self.cursor += zeroed.bytes;
         if self.used.last() != Some(&piece.method) {
             self.used.push(piece.method);
         }
@@ -166,7 +168,7 @@ impl Course {
         self.stage = match self.stage {
             // The next piece is as long as this one says: a first, small one may have told what a call costs and no more.
             Stage::Settled(method) => {
-                let rate = bytes_per_second(piece.range.bytes, zeroed.took_ns);
+                let rate = bytes_per_second(zeroed.bytes, zeroed.took_ns);
                 if method != Method::ZeroWrites {
                     self.best = Some((method, rate));
                 }
@@ -178,18 +180,18 @@ impl Course {
             Stage::Try(Method::PunchHole) if zeroed.took_ns <= QUICK_NS => {
                 Stage::Time(Method::PunchHole)
             }
-            Stage::Try(method) if self.is_clearly_faster(piece.range.bytes, zeroed.took_ns) => {
-                let rate = bytes_per_second(piece.range.bytes, zeroed.took_ns);
+            Stage::Try(method) if self.is_clearly_faster(zeroed.bytes, zeroed.took_ns) => {
+                let rate = bytes_per_second(zeroed.bytes, zeroed.took_ns);
                 self.best = Some((method, rate));
                 self.after(method, queue)
             }
             // So slow on the first MiB that the kernel wrote it, or the device might as well have.
-            Stage::Try(method) if !self.may_be_faster(piece.range.bytes, zeroed.took_ns) => {
+            Stage::Try(method) if !self.may_be_faster(zeroed.bytes, zeroed.took_ns) => {
                 self.after(method, queue)
             }
             Stage::Try(method) => Stage::Time(method),
             Stage::Time(method) => {
-                let rate = bytes_per_second(piece.range.bytes, zeroed.took_ns);
+                let rate = bytes_per_second(zeroed.bytes, zeroed.took_ns);
                 if self.best.is_none_or(|(_, best)| rate > best) {
                     self.best = Some((method, rate));
                 }
@@ -306,6 +308,7 @@ mod tests {
             }?;
             let took_ns = CALL_NS + per_gib * piece.range.bytes / GIB;
             Some(Zeroed {
+                bytes: piece.range.bytes,
                 took_ns,
                 queue: self.queue,
             })
@@ -376,10 +379,34 @@ mod tests {
         let mut calls = 0;
         while let Some(piece) = course.piece(&Limiter::unlimited()) {
             let took_ns = 30_000_000;
-            course.done(piece, &Zeroed { took_ns, queue });
+            let bytes = piece.range.bytes;
+            course.done(
+                piece,
+                &Zeroed {
+                    bytes,
+                    took_ns,
+                    queue,
+                },
+            );
             calls += 1;
         }
         assert!(calls < 70, "{calls}: one a GiB, and a few to find that out");
+    }
+
+    #[test]
+    fn what_was_not_done_of_a_piece_is_the_next() {
+        let mut course = Course::new(Plan::new(Wanted::Zero, 64 * GIB), 0);
+        let queue = device(None, None).queue;
+        let piece = course.piece(&Limiter::unlimited()).unwrap();
+        let part = Zeroed {
+            bytes: piece.range.bytes / 2,
+            took_ns: 1,
+            queue,
+        };
+        course.done(piece, &part);
+        assert_eq!(course.cursor(), part.bytes);
+        let next = course.piece(&Limiter::unlimited()).unwrap();
+        assert_eq!(next.range.offset, part.bytes);
     }
 
     #[test]

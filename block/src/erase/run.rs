@@ -26,7 +26,7 @@ use super::secure::{
     Abilities, Begun, Chosen, IDENTIFY_BYTES, Identify, Secure, SecureError, Secured, answered,
 };
 use super::{Course, Limiter, Method, Piece, Range, Warrant, part_at};
-use crate::bulk::{Bulk, BulkError};
+use crate::bulk::{self, Bulk, BulkError};
 use crate::claim::CLAIM_BYTES;
 use crate::clock::Clock;
 use crate::error::{NvmeStatus, errno_of};
@@ -42,6 +42,11 @@ const WRITE_ZEROES: i32 = 0x80;
 const ONE_COMMAND: [&str; 2] = ["nvme", "vd"];
 /// Bytes of a block as `stat` counts them.
 const STAT_BLOCK_BYTES: u64 = 512;
+
+/// What the first piece by a method is written over with where it is zero.
+const TRIAL_BYTE: u8 = 0xa5;
+/// A piece that spares others ends after so long.
+const SPARING_PIECE_NS: u64 = 1_000_000_000;
 
 /// Between two looks at a Sanitize.
 const SANITIZE_LOOK: Duration = Duration::from_millis(250);
@@ -116,8 +121,10 @@ pub struct Eraser {
     disk: PathBuf,
     /// See [`Queue::one_command`].
     one_command: bool,
-    /// Of what it zeroes by itself; one piece at a time.
-    burst: Mutex<Burst>,
+    /// Of what it zeroes by itself, by a method; one piece at a time.
+    burst: Mutex<(Method, Burst)>,
+    /// Held while it zeroes by itself and spares others.
+    turn: Option<Arc<Mutex<()>>>,
     clock: Clock,
 }
 
@@ -151,9 +158,19 @@ impl Eraser {
             bulk,
             file,
             limiter,
-            burst: Mutex::default(),
+            burst: Mutex::new((Method::PunchHole, Burst::default())),
+            turn: None,
             clock: Clock::start_plain(),
         })
+    }
+
+    /// The same, which zeroes by itself in turn with all others that have this turn, where there is a rate.
+    #[must_use]
+    pub fn in_turn(self, turn: &Arc<Mutex<()>>) -> Self {
+        Self {
+            turn: Some(Arc::clone(turn)),
+            ..self
+        }
     }
 
     /// Size of the device.
@@ -175,10 +192,10 @@ impl Eraser {
     }
 
     /// Zeroes one piece. [`EraseError::is_refusal`] where the device cannot do it so. The first piece by each method of the
-    /// device's own is read back: a device that answers and does nothing is found out before all of it is zeroed in vain.
-    /// Not durable before [`flush`](Self::flush). With `spare`, and where there is a rate, what the device does by itself is cut
-    /// and rests in between, so that others have half of the time of what they share with it, as far as the rate leaves it
-    /// ([`burst`]).
+    /// device's own is read back, and where it was zero before it is written over first: a device that answers and does nothing
+    /// is found out before all of it is zeroed in vain. Not durable before [`flush`](Self::flush). With `spare`, and where there
+    /// is a rate, what the device does by itself is cut and rests in between, so that others have half of the time of what they
+    /// share with it, as far as the rate leaves it ([`burst`]); and a long piece ends after its first second.
     ///
     /// # Errors
     /// [`EraseError`].
@@ -188,23 +205,40 @@ impl Eraser {
     pub fn zero(&self, warrant: &Warrant, piece: Piece, spare: bool) -> Result<Zeroed, EraseError> {
         warrant.assert_device(&self.major_minor, self.size_bytes);
         warrant.assert_erasable(piece.range);
-        let begun = self.clock.now_ns();
-        let took_ns = match piece.method {
+        let (bytes, took_ns) = match piece.method {
             Method::ZeroWrites => {
+                let begun = self.clock.now_ns();
                 self.bulk.zero(piece.range).map_err(EraseError::Bulk)?;
-                self.clock.now_ns().saturating_sub(begun)
+                let took_ns = self.clock.now_ns().saturating_sub(begun);
+                (piece.range.bytes, took_ns)
             }
             Method::PunchHole | Method::ZeroRange | Method::WriteZeroes => {
-                self.offload(piece, spare)?
+                let is_trial = piece.range.bytes <= TRIAL_BYTES;
+                if is_trial {
+                    self.make_nonzero(piece.range)?;
+                }
+                let zeroed = self.offload(piece, spare)?;
+                if is_trial {
+                    unproved(piece.method, self.find_nonzero(piece.range)?)?;
+                }
+                zeroed
             }
         };
-        if piece.method != Method::ZeroWrites && piece.range.bytes <= TRIAL_BYTES {
-            unproved(piece.method, self.find_nonzero(piece.range)?)?;
-        }
         Ok(Zeroed {
+            bytes,
             took_ns,
             queue: self.queue(),
         })
+    }
+
+    /// What is zero already would prove nothing.
+    fn make_nonzero(&self, range: Range) -> Result<(), EraseError> {
+        if self.find_nonzero(range)?.is_some() {
+            return Ok(());
+        }
+        let bytes = usize::try_from(range.bytes).unwrap_or(0);
+        bulk::write_unflushed(&self.file, range.offset, &vec![TRIAL_BYTE; bytes])
+            .map_err(EraseError::Bulk)
     }
 
     /// Makes durable what was zeroed. Zeroing by the device does not flush what the device holds back.
@@ -392,8 +426,12 @@ impl Eraser {
         answered(what, sys::nvme_admin(self.file.as_fd(), command, data))
     }
 
-    /// How many nanoseconds the device was told to zero.
-    fn offload(&self, Piece { range, method }: Piece, spare: bool) -> Result<u64, EraseError> {
+    /// How many bytes the device has zeroed, and for how many nanoseconds it was at it.
+    fn offload(
+        &self,
+        Piece { range, method }: Piece,
+        spare: bool,
+    ) -> Result<(u64, u64), EraseError> {
         let flags = match method {
             Method::ZeroRange => FallocateFlags::FALLOC_FL_ZERO_RANGE,
             Method::WriteZeroes => FallocateFlags::from_bits_retain(WRITE_ZEROES),
@@ -402,8 +440,15 @@ impl Eraser {
             }
         };
         let rate = self.limiter.bytes_per_second().filter(|_| spare);
-        let mut burst = self.burst.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = self.turn.as_ref().filter(|_| rate.is_some());
+        let _turn = turn.map(|turn| turn.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut bursts = self.burst.lock().unwrap_or_else(PoisonError::into_inner);
+        if bursts.0 != method {
+            *bursts = (method, Burst::default());
+        }
+        let burst = &mut bursts.1;
         let (mut done, mut busy_ns) = (0, 0);
+        let begun_ns = self.clock.now_ns();
         while let Some(part) = part_at(&[range], done, rate.map_or(u64::MAX, |_| burst.bytes())) {
             let begun = self.clock.now_ns();
             zero_by(&self.file, flags, part).map_err(|source| EraseError::Offload {
@@ -418,9 +463,14 @@ impl Eraser {
             if let Some(rate) = rate {
                 burst.done(part.bytes, took_ns);
                 std::thread::sleep(burst::rest(part.bytes, took_ns, rate));
+                // Who waits for the piece hears of a change of mind, and other devices have their turn.
+                let long = self.clock.now_ns().saturating_sub(begun_ns) > SPARING_PIECE_NS;
+                if long && range.bytes > TRIAL_BYTES {
+                    break;
+                }
             }
         }
-        Ok(busy_ns)
+        Ok((done, busy_ns))
     }
 
     /// What the kernel says now of what the device can do; nothing where it does not say.

@@ -91,6 +91,11 @@ pub enum SecureError {
     /// It would destroy what nobody named.
     #[error("the drive has {0} namespaces, and all of them would be erased")]
     Namespaces(usize),
+    /// It may destroy what nobody can see.
+    #[error(
+        "the drive has other controllers and does not list their namespaces, which would be erased as well"
+    )]
+    Controllers,
     /// The kernel did not pass the command on, or it did not end.
     #[error("{0}")]
     Command(&'static str, #[source] io::Error),
@@ -120,7 +125,11 @@ impl SecureError {
     pub const fn is_refusal(&self) -> bool {
         matches!(
             self,
-            Self::NotNvme | Self::Partition | Self::Lacks(_) | Self::Namespaces(_)
+            Self::NotNvme
+                | Self::Partition
+                | Self::Lacks(_)
+                | Self::Namespaces(_)
+                | Self::Controllers
         )
     }
 
@@ -143,6 +152,8 @@ pub(crate) struct Abilities {
     flbas: u8,
     dps: u8,
     namespaces: usize,
+    /// Whether the list may lack some, of controllers that are not asked.
+    hides_some: bool,
 }
 
 impl Abilities {
@@ -150,8 +161,11 @@ impl Abilities {
     pub(crate) fn read(controller: &[u8], namespace: &[u8], list: &[u8]) -> Self {
         let byte = |data: &[u8], at: usize| data.get(at).copied().unwrap_or(0);
         let byte32 = |at: usize| u32::from(byte(controller, at));
+        let oacs = u16::from(byte(controller, 256)) | u16::from(byte(controller, 257)) << 8;
         Self {
-            oacs: u16::from(byte(controller, 256)) | u16::from(byte(controller, 257)) << 8,
+            oacs,
+            // CMIC, bit 1: the subsystem may have more controllers.
+            hides_some: byte(controller, 76) & 1 << 1 != 0 && !Self::manages_namespaces(oacs),
             fna: byte(controller, 524),
             sanicap: byte32(328) | byte32(329) << 8 | byte32(330) << 16 | byte32(331) << 24,
             flbas: byte(namespace, 26),
@@ -168,26 +182,35 @@ impl Abilities {
         controller_oacs & 1 << 3 != 0
     }
 
+    /// That nothing but the namespace that was named would be erased by what is of all namespaces.
+    const fn is_alone(&self) -> Result<(), SecureError> {
+        match (self.namespaces, self.hides_some) {
+            (2.., _) => Err(SecureError::Namespaces(self.namespaces)),
+            (_, true) => Err(SecureError::Controllers),
+            (_, false) => Ok(()),
+        }
+    }
+
     /// Optional admin commands.
     pub(crate) const fn oacs(&self) -> u16 {
         self.oacs
     }
 
     /// The command, or why there is none.
-    pub(crate) const fn choose(&self, how: Secure) -> Result<Chosen, SecureError> {
+    pub(crate) fn choose(&self, how: Secure) -> Result<Chosen, SecureError> {
         match how {
             Secure::Format => self.format(),
             Secure::Sanitize => self.sanitize(),
         }
     }
 
-    const fn format(&self) -> Result<Chosen, SecureError> {
+    fn format(&self) -> Result<Chosen, SecureError> {
         if self.oacs & 1 << 1 == 0 {
             return Err(SecureError::Lacks("Format NVM"));
         }
         // Bit 0: a format, bit 1: a secure erase is of all namespaces.
-        if self.fna & 0b11 != 0 && self.namespaces > 1 {
-            return Err(SecureError::Namespaces(self.namespaces));
+        if self.fna & 0b11 != 0 {
+            self.is_alone()?;
         }
         let (secure_erase, word) = if self.fna & 1 << 2 == 0 {
             (1, "format-user-data")
@@ -209,7 +232,7 @@ impl Abilities {
         })
     }
 
-    const fn sanitize(&self) -> Result<Chosen, SecureError> {
+    fn sanitize(&self) -> Result<Chosen, SecureError> {
         let (cdw10, word) = match self.sanicap & 0b111 {
             0 => return Err(SecureError::Lacks("Sanitize")),
             kinds if kinds & 1 << 1 != 0 => (2, "sanitize-block"),
@@ -217,9 +240,7 @@ impl Abilities {
             // One pass.
             _ => (3 | 1 << 4, "sanitize-overwrite"),
         };
-        if self.namespaces > 1 {
-            return Err(SecureError::Namespaces(self.namespaces));
-        }
+        self.is_alone()?;
         Ok(Chosen {
             how: Secure::Sanitize,
             cdw10,
@@ -321,6 +342,34 @@ mod tests {
         match abilities.choose(how) {
             Ok(chosen) => format!("{} {:#x}", chosen.word(), chosen.cdw10),
             Err(error) => error.to_string(),
+        }
+    }
+
+    /// With two ports, and without commands that list what the other port alone has.
+    #[test]
+    fn what_may_be_hidden_is_not_erased() {
+        for (oacs, cmic, is_refused) in [
+            (1 << 1, 0, false),
+            (1 << 1, 1 << 1, true),
+            // It lists all that there are.
+            (1 << 1 | 1 << 3, 1 << 1, false),
+        ] {
+            let mut controller = vec![0; IDENTIFY_BYTES];
+            controller[256..258].copy_from_slice(&u16::to_le_bytes(oacs));
+            controller[328] = 1 << 1;
+            controller[76] = cmic;
+            let mut list = vec![0; IDENTIFY_BYTES];
+            list[0] = 1;
+            for (fna, how) in [(1, Secure::Format), (0, Secure::Sanitize)] {
+                controller[524] = fna;
+                let drive = Abilities::read(&controller, &vec![0; IDENTIFY_BYTES], &list);
+                let refused = matches!(drive.choose(how), Err(SecureError::Controllers));
+                assert_eq!(refused, is_refused, "{oacs:#x} {cmic} {how:?}");
+            }
+            // A format of the one namespace is of no other.
+            controller[524] = 0;
+            let drive = Abilities::read(&controller, &vec![0; IDENTIFY_BYTES], &list);
+            drive.choose(Secure::Format).unwrap();
         }
     }
 

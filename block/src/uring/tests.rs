@@ -19,11 +19,11 @@ fn file() -> tempfile::NamedTempFile {
 }
 
 /// The flags of this host's rings; says so and gives nothing where io_uring is refused.
-fn flags() -> Option<RingFlags> {
+fn flags(test: &str) -> Option<RingFlags> {
     match probe_backend(Choice::Auto) {
         Ok(Backend::Uring { flags }) => Some(flags),
         Ok(Backend::Threads { why }) => {
-            println!("skipped: {why}");
+            println!("SKIPPED: {test}: {why}");
             None
         }
         Err(error) => panic!("{error}"),
@@ -32,7 +32,9 @@ fn flags() -> Option<RingFlags> {
 
 #[test]
 fn the_kernel_refuses_what_a_reader_must_not_do() {
-    let Some(flags) = flags() else { return };
+    let Some(flags) = flags("the_kernel_refuses_what_a_reader_must_not_do") else {
+        return;
+    };
     let file = file();
     let target = Target::<ReadOnly>::open(file.path()).unwrap();
     let mut ring = Ring::new(target, Options::new(4, 4096), flags).unwrap();
@@ -74,11 +76,13 @@ fn buffers_step_down_on_enomem() {
 
 #[test]
 fn each_level_of_flags_works() {
-    let Some(best) = flags() else { return };
+    let Some(best) = flags("each_level_of_flags_works") else {
+        return;
+    };
     let file = file();
     for flags in RingFlags::STEPS {
         if flags > best {
-            println!("skipped: {flags}: this kernel has not all of them");
+            println!("not tried: {flags}: this kernel has not all of them");
             continue;
         }
         let target = Target::<ReadOnly>::open(file.path()).unwrap();
@@ -99,7 +103,9 @@ fn each_level_of_flags_works() {
     reason = "how long a drop takes is the point"
 )]
 fn a_drop_waits_no_longer_than_it_must() {
-    let Some(flags) = flags() else { return };
+    let Some(flags) = flags("a_drop_waits_no_longer_than_it_must") else {
+        return;
+    };
     let (reading, _writing) = nix::unistd::pipe().unwrap();
     let ring = flags.build(1).unwrap();
     ring.submitter().register_enable_rings().unwrap();
@@ -158,7 +164,9 @@ fn threads_take_over_where_a_sandbox_refuses_io_uring() {
     reason = "executing a file shows whether somebody has it open for writing"
 )]
 fn the_file_is_free_as_soon_as_the_ring_is_dropped() {
-    let Some(flags) = flags() else { return };
+    let Some(flags) = flags("the_file_is_free_as_soon_as_the_ring_is_dropped") else {
+        return;
+    };
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("true");
     let mut busy = 0;
@@ -183,7 +191,9 @@ fn the_file_is_free_as_soon_as_the_ring_is_dropped() {
 
 #[test]
 fn polling_is_tried_and_done_without() {
-    let Some(flags) = flags() else { return };
+    let Some(flags) = flags("polling_is_tried_and_done_without") else {
+        return;
+    };
     let file = file();
     let target = || Target::<ReadOnly>::open(file.path()).unwrap();
     // Past the look at sysfs: what the kernel itself says.
@@ -216,7 +226,9 @@ fn polling_is_tried_and_done_without() {
 
 #[test]
 fn a_ring_that_polls_keeps_the_time_it_was_given() {
-    let Some(flags) = flags() else { return };
+    let Some(flags) = flags("a_ring_that_polls_keeps_the_time_it_was_given") else {
+        return;
+    };
     let file = file();
     let target = Target::<ReadOnly>::open(file.path()).unwrap();
     let mut ring = Ring::new(target, Options::new(1, 4096), flags).unwrap();

@@ -338,6 +338,7 @@ impl HeldDevice for Held {
             }
             let ns_per_kib = if method == Method::ZeroRange { 1 } else { 500 };
             Ok(Zeroed {
+                bytes: range.bytes,
                 took_ns: range.bytes / 1024 * ns_per_kib,
                 queue: queue(offloads),
             })

@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn what_could_not_be_read_is_asked_again() {
         let Ok(host) = probe_backend(Choice::Uring) else {
-            println!("skipped: no io_uring here");
+            println!("SKIPPED: what_could_not_be_read_is_asked_again: no io_uring here");
             return;
         };
         let file = tempfile::NamedTempFile::new().unwrap();
