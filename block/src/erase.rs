@@ -124,6 +124,8 @@ pub struct Piece {
     pub range: Range,
     /// How.
     pub method: Method,
+    /// Whether it is to show that the device does it so: it is read back.
+    pub trial: bool,
 }
 
 /// What is erased. How, is the [`Course`]'s.

@@ -116,6 +116,7 @@ fn cannot(test: &str) -> bool {
 /// with the first one the kernel takes the device's offload away (kernel-notes/10).
 fn without_offload(eraser: &Eraser, warrant: &Warrant) -> bool {
     let piece = Piece {
+        trial: true,
         range: Range {
             offset: 0,
             bytes: MIB,

@@ -226,7 +226,15 @@ impl Apply<'_> {
         };
         let method = Method::ZeroWrites;
         hold.device
-            .zero(&hold.warrant, Piece { range, method }, self.spare)
+            .zero(
+                &hold.warrant,
+                Piece {
+                    range,
+                    method,
+                    trial: false,
+                },
+                self.spare,
+            )
             .map_err(self.refused(Reason::EraseFailed))?;
         session.cleared_bytes = done_bytes + range.bytes;
         Ok(Outcome::Partly {

@@ -126,6 +126,11 @@ impl Device {
         })
     }
 
+    /// Whether it was made for the comparison, and holds nothing of anybody's.
+    pub(super) fn is_own(&self) -> bool {
+        self.given.is_none()
+    }
+
     /// One that was given; it may be written to, if its word was given too.
     pub(super) fn given(path: &Path, word: Option<&str>) -> anyhow::Result<Self> {
         let target = Target::<ReadOnly>::open(path)?;

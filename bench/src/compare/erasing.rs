@@ -47,7 +47,8 @@ fn ours(lab: &Lab, devices: &[Device], method: &'static str) -> Side {
     })
 }
 
-/// A tool, over devices that were written over before, and are held meanwhile.
+/// A tool, over devices that were written over before, and are held meanwhile. Only blkdiscard takes a hold of its own, of devices
+/// that are nobody's but the comparison's.
 fn peer(
     name: &'static str,
     tool: &'static str,
@@ -63,8 +64,12 @@ fn peer(
         .map(|device| Program::new(&path, words(device)))
         .collect();
     let all = devices.to_vec();
-    Side::writing(name, devices, move |_held| {
+    let lets_go = tool == "blkdiscard" && devices.iter().all(Device::is_own);
+    Side::writing(name, devices, move |holds| {
         refill(&all)?;
+        if lets_go {
+            holds.let_go()?;
+        }
         let figures = run(&programs, order)?.0;
         are_zero(&all)?;
         Ok(figures)
@@ -118,10 +123,11 @@ fn refill(devices: &[Device]) -> anyhow::Result<()> {
 /// Devices that zero by themselves.
 pub(super) fn offloaded(lab: &Lab) -> anyhow::Result<Contest> {
     let devices = lab.zeroing(SEVERAL, BYTES)?;
-    // -f: it takes no hold of its own, for the device is held while it runs, and looks for no file system there.
     let words = |device: &Device| {
-        let device = device.path.display().to_string();
-        vec!["-f".into(), "-z".into(), device]
+        let path = device.path.display().to_string();
+        // -f: a device that somebody gave is held for it, and it takes no hold of its own, nor looks for a file system there.
+        let force = (!device.is_own()).then(|| "-f".to_owned());
+        force.into_iter().chain(["-z".into(), path]).collect()
     };
     let (turn, once) = ("blkdiscard -z in turn", "blkdiscard -z at once");
     let row = |name: &str, peer, goal| Row {

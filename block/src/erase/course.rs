@@ -152,6 +152,7 @@ impl Course {
             Stage::Settled(method) => (method, self.offload_piece_bytes()),
         };
         Some(Piece {
+            trial: matches!(self.stage, Stage::Try(_)),
             range: self.plan.part_at(self.cursor, bytes_max)?,
             method,
         })

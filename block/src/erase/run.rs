@@ -17,7 +17,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::stat::{major, minor};
 
 use super::burst::{self, Burst};
-use super::course::{Queue, TRIAL_BYTES, Zeroed};
+use super::course::{Queue, Zeroed};
 use super::secure::kernel::{AdminCommand, FirstBlock};
 use super::secure::sanitize::{
     self, Answer, Log, Next, SANITIZE_LOG_BYTES, Sanitized, Told, sanitize_log,
@@ -213,12 +213,11 @@ impl Eraser {
                 (piece.range.bytes, took_ns)
             }
             Method::PunchHole | Method::ZeroRange | Method::WriteZeroes => {
-                let is_trial = piece.range.bytes <= TRIAL_BYTES;
-                if is_trial {
+                if piece.trial {
                     self.make_nonzero(piece.range)?;
                 }
                 let zeroed = self.offload(piece, spare)?;
-                if is_trial {
+                if piece.trial {
                     unproved(piece.method, self.find_nonzero(piece.range)?)?;
                 }
                 zeroed
@@ -231,12 +230,16 @@ impl Eraser {
         })
     }
 
-    /// What is zero already would prove nothing.
+    /// What is zero already would prove nothing. Its beginning is enough.
     fn make_nonzero(&self, range: Range) -> Result<(), EraseError> {
-        if self.find_nonzero(range)?.is_some() {
+        let beginning = Range {
+            bytes: range.bytes.min(CLAIM_BYTES),
+            ..range
+        };
+        if self.find_nonzero(beginning)?.is_some() {
             return Ok(());
         }
-        let bytes = usize::try_from(range.bytes).unwrap_or(0);
+        let bytes = usize::try_from(beginning.bytes).unwrap_or(0);
         bulk::write_unflushed(&self.file, range.offset, &vec![TRIAL_BYTE; bytes])
             .map_err(EraseError::Bulk)
     }
@@ -429,7 +432,11 @@ impl Eraser {
     /// How many bytes the device has zeroed, and for how many nanoseconds it was at it.
     fn offload(
         &self,
-        Piece { range, method }: Piece,
+        Piece {
+            range,
+            method,
+            trial,
+        }: Piece,
         spare: bool,
     ) -> Result<(u64, u64), EraseError> {
         let flags = match method {
@@ -465,7 +472,7 @@ impl Eraser {
                 std::thread::sleep(burst::rest(part.bytes, took_ns, rate));
                 // Who waits for the piece hears of a change of mind, and other devices have their turn.
                 let long = self.clock.now_ns().saturating_sub(begun_ns) > SPARING_PIECE_NS;
-                if long && range.bytes > TRIAL_BYTES {
+                if long && !trial {
                     break;
                 }
             }

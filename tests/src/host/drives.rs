@@ -313,7 +313,7 @@ impl HeldDevice for Held {
     }
 
     fn zero(&self, warrant: &Warrant, piece: Piece, _: bool) -> Result<Zeroed, HostError> {
-        let Piece { range, method } = piece;
+        let Piece { range, method, .. } = piece;
         warrant.assert_device(&self.major_minor, self.size_bytes);
         warrant.assert_erasable(range);
         // Of the drives that zero nothing by themselves, every other says that it does.
