@@ -63,7 +63,7 @@ const STORIES: [(&str, Told, Story); 22] = [
     ("installed", Always, |it| installed::story(it)),
     ("stateful", Always, |it| stateful::story(it)),
     ("refused", Always, |it| refused::story(it)),
-    ("hindered", InTurn, |it| hindered::story(it)),
+    ("hindered", InTurn, hindered::story),
     ("kinds", InTurn, |it| kinds::story(it)),
     ("spread_selected_suspended_moved", InTurn, |it| {
         steered::story(it)

@@ -34,6 +34,7 @@ impl Apply<'_> {
             RepairTurn::Phase(phase, doing) => Ok(Outcome::Repairing { phase, doing }),
             RepairTurn::Ended(outcome, said) => {
                 let log = format!("{}{said}", run.mount);
+                tracing::info!(drive = self.id(), mode = ?wanted.mode, ?outcome, "A repair has ended");
                 session.repair = None;
                 session.kept = None;
                 Ok(Outcome::RepairEnded(Box::new(RepairReport {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{BUSYBOX, Kubernetes, Machine, NATIVE, Options};
@@ -22,6 +23,8 @@ pub struct Stage {
     pub cluster: Kubernetes,
     /// The devices of the native node.
     pub drives: Vec<LoopDevice>,
+    /// From when to when a story has taken a role away from us.
+    pub without_role: Vec<[Timestamp; 2]>,
     /// Of every `install`.
     flags: Vec<&'static str>,
     _folder: tempfile::TempDir,
@@ -53,6 +56,7 @@ impl Stage {
         let stage = Self {
             cluster,
             drives: (0..devices).map(drive).collect(),
+            without_role: Vec::new(),
             flags: flags.to_vec(),
             _folder: folder,
         };
@@ -91,7 +95,8 @@ impl Stage {
 
     /// Emulated machines as further nodes, each with two NVMe drives of a size, and made drives of RingPV.
     pub fn machines(&self, names: &[&str], size: &str, images: &Images) -> Vec<Machine> {
-        self.install(&["--agent-flag=--devices=nvme{0...1}n1"]).ok();
+        // One that is plugged in again has another number.
+        self.install(&["--agent-flag=--devices=nvme{0...9}n1"]).ok();
         let options: Vec<[String; 4]> = names
             .iter()
             .map(|name| {

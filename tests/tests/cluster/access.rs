@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use api::Drive;
+use jiff::Timestamp;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
@@ -287,14 +288,22 @@ fn add(given: &mut Verbs, role: &Value) {
     }
 }
 
+fn text_of(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
 fn used(stage: &Stage, account: &str) -> (Verbs, Vec<String>) {
     let user = format!("system:serviceaccount:ringpv:{account}");
     let (mut used, mut refused) = (Verbs::new(), Vec::new());
     for event in stage.cluster.audited() {
-        if event["user"]["username"] != user.as_str() {
+        let at: Timestamp = text_of(&event["requestReceivedTimestamp"]).parse().unwrap();
+        let mut without = stage.without_role.iter();
+        if event["user"]["username"] != user.as_str()
+            || without.any(|[from, to]| (*from..*to).contains(&at))
+        {
             continue;
         }
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let text = text_of;
         let object = &event["objectRef"];
         let (mut resource, verb) = (text(&object["resource"]), text(&event["verb"]));
         if object["subresource"].is_string() {

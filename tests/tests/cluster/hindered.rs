@@ -1,17 +1,20 @@
 //! An installation that something is wrong with says what, and harms nobody: a role that was taken away, another agent on
 //! the same node.
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tests::kubernetes::stage::{CLASS, REST, Stage, pod};
 
 /// A pod works on without them; both are told of in the agent's log, and both are mended by the command.
-pub(crate) fn story(stage: &Stage) {
+pub(crate) fn story(stage: &mut Stage) {
     stage.claim("kept", CLASS, "16Mi");
     stage.apply(&pod("kept", &["kept"], REST));
     stage.run(&["kept"]);
     stage.sh("kept", "echo here >/kept/file; sync").ok();
     another_agent(stage);
+    let from = Timestamp::now();
     a_role_is_missing(stage);
+    stage.without_role.push([from, Timestamp::now()]);
     let kept = stage.sh("kept", "cat /kept/file").ok();
     assert_eq!(kept.stdout, "here\n");
     stage.clear();

@@ -1,8 +1,9 @@
 //! Emulated machines with NVMe drives as nodes: replicas spread over machines, sizes that are enforced, and a power cut.
 
 use serde_json::{Value, json};
+use tests::command::until_telling;
 use tests::guest::Images;
-use tests::kubernetes::Machine;
+use tests::kubernetes::{Machine, PATIENCE};
 
 use tests::kubernetes::stage::{MIB, Stage, claim, stateful_set};
 
@@ -12,6 +13,9 @@ const CLASS: &str = "enforced";
 /// What the volume's own folders may take of its size.
 const SLACK: u64 = 64 << 10;
 const SIZE: &str = "1G";
+/// Drives, what is mounted of them and by whom, and what the kernel says.
+const WHAT_IS_THERE: &str = "ls /dev/nvme*n1; grep ringpv/mnt /proc/mounts
+for one in $(grep -ls ringpv/mnt /proc/[0-9]*/mountinfo); do cat ${one%mountinfo}comm; grep ringpv/mnt $one; done; dmesg | tail -n 20";
 const PODS: [&str; 2] = ["spread-0", "spread-1"];
 
 pub(crate) fn story(stage: &Stage) {
@@ -134,9 +138,14 @@ fn a_drive_is_pulled_out(stage: &Stage, machine: &Machine, images: &Images) {
     machine
         .guest()
         .outside("plug", &[&images.spec(&serial, SIZE)]);
-    stage
-        .cluster
-        .until("the drive is back", || drive()["phase"] == "Ready");
+    until_telling(PATIENCE, || {
+        let status = drive();
+        if status["phase"] == "Ready" {
+            return Ok(());
+        }
+        let there = machine.guest().run(WHAT_IS_THERE);
+        Err(format!("the drive to be back: {status:#}\n{there}"))
+    });
     stage.run(&[pod]);
     stage.sh(pod, "cd /data && sha256sum -c sum").ok();
 }
