@@ -257,9 +257,9 @@ fn tell(
         RepairOutcome::DirtyLog => format!(
             "kubectl ringpv repair {id} --zero-log, which loses what was changed last; look at the kernel log before"
         ),
-        RepairOutcome::Clean | RepairOutcome::Repaired | RepairOutcome::Failed => format!(
-            "look at the lines above and at the node's kernel log; kubectl ringpv move takes its volumes to another drive, empty"
-        ),
+        RepairOutcome::Clean | RepairOutcome::Repaired | RepairOutcome::Failed => {
+            "look at the lines above and at the node's kernel log; kubectl ringpv move takes its volumes to another drive, empty".to_owned()
+        }
     };
     let refusal = Refusal::new(Reason::FilesystemDamaged, label);
     Ok(Some(refusal.detail(meaning).next(next)))

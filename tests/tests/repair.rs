@@ -125,7 +125,7 @@ fn mounts_again(machine: &Machine, path: &Path) {
     let shown = path.display().to_string();
     until("the volume to be mounted, and no stand-in", LIMIT, || {
         // The first time nothing is mounted.
-        let _ = machine.ringpv(&["volumes", "unmount", "v"]);
+        drop(machine.ringpv(&["volumes", "unmount", "v"]));
         let mounted = machine.ringpv(&["volumes", "mount", "v", &shown]);
         let there = mounted.code == Some(0) && path.join("file").exists();
         there.then_some(())

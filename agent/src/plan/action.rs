@@ -117,6 +117,15 @@ impl Action {
         }
     }
 
+    /// Whether the drive is in nobody's use after it.
+    #[must_use]
+    pub const fn unmounts(&self) -> bool {
+        matches!(
+            self,
+            Self::Unmount | Self::Abandon { .. } | Self::Seal { .. }
+        )
+    }
+
     /// Whether it takes away what is on a device.
     #[must_use]
     pub const fn destroys(&self) -> bool {

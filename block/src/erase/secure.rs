@@ -217,7 +217,7 @@ impl Abilities {
         } else {
             (2, "format-crypto")
         };
-        let (flbas, dps) = (self.flbas as u32, self.dps as u32);
+        let (flbas, dps) = (u32::from(self.flbas), u32::from(self.dps));
         // The sectors that it has: their format, where their metadata are, their protection and where that is.
         let cdw10 = flbas & 0xf
             | (flbas >> 4 & 1) << 4

@@ -1,5 +1,10 @@
 //! RingPV in a cluster as an administrator has it, with drives and classes, and the words to make claims and pods.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "of JSON: what an object lacks reads as null"
+)]
+
 use std::fs;
 use std::path::PathBuf;
 

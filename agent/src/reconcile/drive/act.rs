@@ -71,10 +71,7 @@ impl Task {
             faults::after(name);
             return Ok(session);
         }
-        if matches!(
-            action,
-            Action::Unmount | Action::Abandon { .. } | Action::Seal { .. }
-        ) {
+        if action.unmounts() {
             self.ctx.registry.remove(&self.id);
         }
         let mut cursor_written = Instant::now();

@@ -6,6 +6,11 @@
 //!  10,000 Drive objects that no agent has ──► CreateVolume over the leader's socket, then 50,000 volumes
 //! ```
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "of JSON: what an object lacks reads as null"
+)]
+
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::time::{Duration, Instant};
