@@ -44,17 +44,27 @@ const AGENT: &str = "system:serviceaccount:ringpv:ringpv-agent";
 const CONTROLLER: &str = "system:serviceaccount:ringpv:ringpv-controller";
 const LONG: Duration = Duration::from_secs(900);
 
-pub(super) fn print() {
+/// What can be asked for alone.
+pub(super) const PARTS: [&str; 4] = ["idle", "pods", "claims", "drives"];
+
+pub(super) fn is_part(word: &str) -> bool {
+    PARTS.contains(&word)
+}
+
+/// Those parts, or all.
+pub(super) fn print(parts: &[&str]) {
     let stage = Stage::of(OWN_DRIVES, OWN_BYTES, &[]);
     stage.with_drives();
     until("all drives to be ready", LONG, || {
         let ready = |it: &Value| it["status"]["phase"] == "Ready";
         stage.all("rdrive").iter().all(ready).then_some(())
     });
-    idle(&stage);
-    pods(&stage);
-    claims(&stage);
-    many_drives(&stage);
+    let run: [fn(&Stage); 4] = [idle, pods, claims, many_drives];
+    for (part, run) in PARTS.iter().zip(run) {
+        if parts.is_empty() || parts.contains(part) {
+            run(&stage);
+        }
+    }
 }
 
 fn ms(time: Duration) -> String {

@@ -3,7 +3,8 @@
 //! ```text
 //! cargo build --release --workspace --bins
 //! target/release/figures            # on this host
-//! target/release/figures cluster    # on a real Kubernetes, which it starts: 24 drives, then 10,000; some ten minutes
+//! target/release/figures cluster    # on a real Kubernetes, which it starts: 24 drives, then 10,000; some twenty minutes
+//! target/release/figures cluster pods claims    # only these
 //! ```
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "a report for people")]
@@ -29,15 +30,23 @@ fn main() -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let print = match words.as_slice() {
         [] => local::print,
-        ["cluster"] => cluster::print,
+        ["cluster", parts @ ..] if parts.iter().all(|part| cluster::is_part(part)) => {
+            head();
+            cluster::print(parts);
+            return ExitCode::SUCCESS;
+        }
         _ => {
-            println!("usage: figures [cluster]");
+            println!("usage: figures [cluster [{}]...]", cluster::PARTS.join("|"));
             return ExitCode::from(2);
         }
     };
-    println!("{:<66} {:>18} {:>18}", "what", "measured", "goal");
+    head();
     print();
     ExitCode::SUCCESS
+}
+
+fn head() {
+    println!("{:<66} {:>18} {:>18}", "what", "measured", "goal");
 }
 
 fn line(what: &str, measured: &str, goal: &str) {
