@@ -13,12 +13,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::Drive;
+use block::erase::Turns;
 use futures::TryStreamExt as _;
 use jiff::Timestamp;
 use kube::api::Api;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Client, ResourceExt as _};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -63,7 +64,7 @@ pub struct Context {
     /// Bounds.
     pub limits: Limits,
     /// Whose turn it is to zero by itself, where volumes share what drives share: one drive's.
-    pub erase_turn: Arc<Semaphore>,
+    pub erase_turns: Arc<Turns>,
     /// The wall clock.
     pub clock: fn() -> Timestamp,
 }

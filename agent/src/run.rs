@@ -202,7 +202,7 @@ async fn context(
         snapshots: discovery.subscribe(),
         metrics: Arc::new(Metrics::new(metrics, &limits)),
         limits,
-        erase_turn: Arc::new(tokio::sync::Semaphore::new(1)),
+        erase_turns: Arc::default(),
         clock: Timestamp::now,
     };
     Ok((ctx, discovery))

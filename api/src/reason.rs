@@ -46,7 +46,7 @@ reasons! {
     Hidden: "the kernel hides the device (a path of a multipath namespace)", "use the namespace's own device";
     ReadOnlyDevice: "the device is read-only", "clear its write protection, then it is seen within half a minute";
     Partitioned: "the device has partitions", "wipe the partition table if nothing on it is needed, or give a partition-free device";
-    HeldByOther: "another driver holds the device (device mapper, md, bcache)", "take the holder away first";
+    HeldByOther: "another driver holds the device (device mapper, md, bcache, a loop device on it)", "take the holder away first";
     Mounted: "a file system on the device is mounted", "unmount it if it is no longer needed";
     SwapInUse: "the device is used as swap", "swapoff it first";
     CdRom: "the device is an optical drive", "";

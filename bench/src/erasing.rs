@@ -10,7 +10,9 @@ use anyhow::Context as _;
 use block::bulk;
 use block::claim::CLAIM_BYTES;
 use block::erase::run::{Erased, Eraser, erase};
-use block::erase::{Course, Found, Limiter, Ours, Plan, Range, Wanted, Warrant, part_at, rings};
+use block::erase::{
+    Course, Found, Limiter, Ours, Plan, Range, Turns, Wanted, Warrant, part_at, rings,
+};
 use block::uring::RingFlags;
 use block::{Backend, Choice, ReadWrite, Target, WhyThreads};
 
@@ -50,14 +52,14 @@ pub(crate) fn erase_all(args: &Erase, cancel: &AtomicBool) -> anyhow::Result<Exi
     let refused = |flags| rings::refused(flags, held.len(), &limiter, reads);
     let flags = ring_flags(args.engine.into(), refused)?;
     let shown = Mutex::new(std::io::stdout());
-    let turn = Arc::new(Mutex::new(()));
+    let turns = Arc::new(Turns::default());
     let failures: Vec<anyhow::Error> = std::thread::scope(|scope| {
         let threads: Vec<_> = held
             .iter()
             .map(|target| {
                 let (limiter, shown) = (Arc::clone(&limiter), &shown);
                 let eraser = Eraser::new(Arc::clone(target.file()), flags, limiter);
-                let eraser = eraser.map(|eraser| eraser.in_turn(&turn));
+                let eraser = eraser.map(|eraser| eraser.in_turn(&turns));
                 scope.spawn(move || one(target, args, eraser?, shown, cancel))
             })
             .collect();
@@ -149,7 +151,8 @@ fn one(
     Ok(())
 }
 
-/// The right to erase what `permit` gave out: the fingerprint was this device's, under the hold that it is still in.
+/// The right to erase what `permit` gave out: there the fingerprint was found to be this device's, under the hold that it is
+/// still in. So it is given for what the device is, without a second look.
 fn warrant(eraser: &Eraser) -> anyhow::Result<Warrant> {
     let word = "as permitted";
     let ours = Ours {

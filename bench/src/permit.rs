@@ -10,12 +10,13 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use block::loopdev::Ground;
 use block::probe::{Contents, examine};
 use block::signature::{Found, Kind};
 use block::{ReadOnly, ReadWrite, Target};
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::stat::{major, minor};
 use sha2::{Digest as _, Sha256};
 
@@ -152,6 +153,13 @@ impl Hold {
         let target = Target::<ReadWrite>::held(held(path)?, path)?;
         refuse_loop_ground(target.file(), path)?;
         Ok(Self(target))
+    }
+
+    /// From now on programs that are started inherit it.
+    pub(crate) fn inherited(&self) -> anyhow::Result<()> {
+        let flags = FcntlArg::F_SETFD(FdFlag::empty());
+        fcntl(self.0.file(), flags).context("cannot let programs inherit a hold")?;
+        Ok(())
     }
 
     /// What the device is, and its word, as it is now.

@@ -19,12 +19,14 @@ pub mod limiter;
 pub mod rings;
 pub mod run;
 pub mod secure;
+pub mod turns;
 pub mod warrant;
 
 pub use course::{Course, Zeroed};
 pub use limiter::{Bucket, Limiter};
 pub use run::{EraseError, Erased, Eraser, erase};
 pub use secure::{Begun, Secure, SecureError, Secured};
+pub use turns::{Turn, Turns};
 pub use warrant::{Bearer, Found, Ours, Unwarranted, Warrant};
 
 /// At either end of a device, what is taken for a signature area. Every known magic lies within.

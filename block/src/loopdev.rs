@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::sys::stat;
 
 use crate::sys;
 
@@ -47,18 +48,30 @@ impl Ground {
         })
     }
 
-    /// Whether it is this open file or block device, by whatever name it was opened.
+    /// Whether bytes of it are this open file's or block device's, by whatever name it was opened: a disk's are those of its
+    /// partitions as well.
     ///
     /// # Errors
     /// The file cannot be looked at.
     pub fn is(&self, file: &File) -> std::io::Result<bool> {
         let found = file.metadata()?;
         Ok(if found.file_type().is_block_device() {
-            found.rdev() == self.number
+            let (one, other) = (found.rdev(), self.number);
+            one == other || disk_of(one) == Some(other) || disk_of(other) == Some(one)
         } else {
             (found.dev(), found.ino()) == (self.device, self.inode)
         })
     }
+}
+
+/// The number of the disk that a block device is a partition of.
+fn disk_of(number: u64) -> Option<u64> {
+    let (major, minor) = (stat::major(number), stat::minor(number));
+    let partition = std::fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()?;
+    let disk = partition.join("partition").exists().then_some(partition.parent()?)?;
+    let text = std::fs::read_to_string(disk.join("dev")).ok()?;
+    let (major, minor) = text.trim().split_once(':')?;
+    Some(stat::makedev(major.parse().ok()?, minor.parse().ok()?))
 }
 
 #[cfg(test)]

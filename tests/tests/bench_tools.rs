@@ -174,6 +174,18 @@ struct Stopped(Child);
 impl Stopped {
     /// While the program that is called so, with this first word, writes: `during` is looked at until it ends.
     fn comparing(device: &LoopDevice, writer: (&str, &str), during: impl FnOnce()) -> Self {
+        let (stopped, program) = Self::at(device, writer);
+        stopped.signal(Signal::SIGSTOP);
+        during();
+        until("the end of that program", LIMIT, || {
+            let stat = fs::read_to_string(format!("/proc/{program}/stat")).ok()?;
+            stat.contains(") Z ").then_some(())
+        });
+        stopped
+    }
+
+    /// Once that program has begun, with its process's id.
+    fn at(device: &LoopDevice, writer: (&str, &str)) -> (Self, String) {
         let (path, word) = (path(device), fingerprint(device));
         let mut command = program(ours("ringpv-bench"));
         command.args(["compare", &path, "--fingerprint", &word]);
@@ -194,13 +206,7 @@ impl Stopped {
             let (name, rest) = words.split_once('\0')?;
             (name.ends_with(writer.0) && rest.starts_with(writer.1)).then_some(program)
         });
-        stopped.signal(Signal::SIGSTOP);
-        during();
-        until("the end of that program", LIMIT, || {
-            let stat = fs::read_to_string(format!("/proc/{program}/stat")).ok()?;
-            stat.contains(") Z ").then_some(())
-        });
-        stopped
+        (stopped, program)
     }
 
     fn signal(&self, signal: Signal) {
@@ -261,6 +267,31 @@ fn what_a_loop_device_stands_on_is_not_written_to_by_any_name() {
     assert_eq!(device.checksum(), before);
 }
 
+/// Nor on a partition of it, or on its whole disk.
+#[test]
+fn what_a_loop_device_stands_on_in_part_is_not_written_to() {
+    let test = "what_a_loop_device_stands_on_in_part_is_not_written_to";
+    let Some((_folder, made)) = devices(test, 1) else {
+        return;
+    };
+    let disk = path(&made[0]);
+    // Some kernels read no partition tables; partx tells them.
+    let mut table = program("sh");
+    table.args(["-c", "echo ',,L' | sfdisk -q $0 && partx --update $0", &disk]);
+    run(table, LIMIT).ok();
+    let part = format!("{disk}p1");
+    until(&part, LIMIT, || fs::metadata(&part).ok());
+    for (below, other) in [(&part, &disk), (&disk, &part)] {
+        let upon = LoopDevice::attach(below.as_ref());
+        let before = upon.checksum();
+        for target in [below, other] {
+            let word = ["erase", target, "--fingerprint", "0123456789abcdef"];
+            bench(&word).refused(REFUSED, &format!("{target} backs {}", path(&upon)));
+        }
+        assert_eq!(upon.checksum(), before);
+    }
+}
+
 /// fio opens a device as anybody may: it is the comparison that keeps it from being mounted meanwhile.
 #[test]
 fn a_comparison_holds_the_device_that_a_peer_writes_to() {
@@ -278,6 +309,28 @@ fn a_comparison_holds_the_device_that_a_peer_writes_to() {
     };
     let stopped = Stopped::comparing(device, ("/fio", "--name=compare"), refused);
     drop(stopped);
+    until("the end of the hold", LIMIT, || exclusively(device).ok());
+}
+
+/// A comparison that is killed leaves a peer writing: nobody else gets the device before that has ended.
+#[test]
+fn what_outlives_a_comparison_keeps_its_device() {
+    let test = "what_outlives_a_comparison_keeps_its_device";
+    if !std::path::Path::new("/usr/bin/fio").exists() {
+        return tests::skip(test, "fio is missing");
+    }
+    let Some((_folder, made)) = devices(test, 1) else {
+        return;
+    };
+    let device = &made[0];
+    let (mut comparing, peer) = Stopped::at(device, ("/fio", "--name=compare"));
+    let peer = Pid::from_raw(peer.parse().unwrap());
+    kill(peer, Signal::SIGSTOP).unwrap();
+    comparing.0.kill().unwrap();
+    comparing.0.wait().unwrap();
+    let error = exclusively(device).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(nix::libc::EBUSY), "{error}");
+    kill(peer, Signal::SIGKILL).unwrap();
     until("the end of the hold", LIMIT, || exclusively(device).ok());
 }
 

@@ -244,11 +244,19 @@ fn devices_that_somebody_uses_are_denied() {
         swapon.arg(path(2));
         run(swapon, LIMIT).code == Some(0)
     };
+    // The kernel lets others hold what a loop device stands on.
+    let upon = LoopDevice::attach(&machine.devices()[3].path());
     machine.start_controller();
     machine.start_agent();
     machine.discovered_with(0, Reason::Mounted);
     machine.discovered_with(1, Reason::Partitioned);
     machine.discovered_with(3, Reason::TooSmall);
+    let told = machine.discovered_with(3, Reason::HeldByOther);
+    let message = format!("{} on it", upon.name());
+    assert!(
+        told.reasons.iter().any(|one| one.message == message),
+        "{told:?}"
+    );
     if swapped {
         machine.discovered_with(2, Reason::SwapInUse);
         shell(&format!(

@@ -46,6 +46,7 @@ fn device(name: &str) -> DeviceFacts {
         partition: None,
         partitions: Vec::new(),
         holders: Vec::new(),
+        loops: Vec::new(),
         slaves: Vec::new(),
         backing: None,
         mounts: Vec::new(),

@@ -56,6 +56,8 @@ pub struct DeviceFacts {
     pub partitions: Vec<String>,
     /// Devices built upon it.
     pub holders: Vec<String>,
+    /// Loop devices that stand on it or on its disk, which the kernel counts as nobody's hold (kernel-notes/07).
+    pub loops: Vec<String>,
     /// Devices it is built upon.
     pub slaves: Vec<String>,
     /// For a loop device: its file.

@@ -52,6 +52,7 @@ pub(crate) fn nvme(name: &str) -> DeviceFacts {
         partition: None,
         partitions: Vec::new(),
         holders: Vec::new(),
+        loops: Vec::new(),
         slaves: Vec::new(),
         backing: None,
         mounts: Vec::new(),

@@ -271,6 +271,10 @@ fn use_reasons(
     if !facts.holders.is_empty() {
         push(reasons, Reason::HeldByOther, facts.holders.join(", "));
     }
+    if !facts.loops.is_empty() {
+        let loops = facts.loops.join(", ");
+        push(reasons, Reason::HeldByOther, format!("{loops} on it"));
+    }
     let in_place = held
         .is_some_and(|held| held.ours && facts.mounts.contains(&policy.mount_root.join(&held.id)));
     if !facts.mounts.is_empty() && !in_place {

@@ -132,6 +132,11 @@ fn who_uses_it() {
             Reason::HeldByOther,
         ),
         (
+            "below a loop device",
+            but(|d| d.loops = one("loop3")),
+            Reason::HeldByOther,
+        ),
+        (
             "partitioned",
             but(|d| d.partitions = one("ap1")),
             Reason::Partitioned,

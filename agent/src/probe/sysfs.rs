@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use api::drive::Transport;
@@ -57,7 +57,7 @@ pub struct SysfsError {
 
 /// Facts of all block devices but those that have nothing behind them (loop and network devices that are not
 /// attached), by kernel name. `media` is [`Media::Unread`] in all. Each device is told of as soon as its own facts are
-/// known; only its `partitions` come later.
+/// known; only its `partitions` and `loops` come later.
 ///
 /// # Errors
 /// The list of devices could not be read. A device that goes away meanwhile is just not there.
@@ -81,6 +81,7 @@ pub fn read_all(
         all.insert(facts.name.clone(), facts);
     }
     link_partitions(&mut all);
+    link_loops(root, &mut all);
     Ok(all)
 }
 
@@ -95,6 +96,40 @@ fn link_partitions(all: &mut BTreeMap<String, DeviceFacts>) {
             disk.partitions.push(part);
         }
     }
+}
+
+/// A block device below a loop device is told by the loop device. One that stands on a disk stands on its partitions too;
+/// the other way round a disk is not free for having partitions.
+fn link_loops(root: &Root, all: &mut BTreeMap<String, DeviceFacts>) {
+    let grounds: Vec<(String, String)> = all
+        .values()
+        .filter_map(|one| Some((one.name.clone(), ground(root, all, &one.backing.as_ref()?.path)?)))
+        .collect();
+    for (name, ground) in grounds {
+        let is_on_it = |one: &&mut DeviceFacts| {
+            let part = one.partition.as_ref();
+            one.name == ground || part.is_some_and(|part| part.disk == ground)
+        };
+        for one in all.values_mut().filter(is_on_it) {
+            one.loops.push(name.clone());
+        }
+    }
+}
+
+/// Which block device a path leads to on the host, or here.
+fn ground(root: &Root, all: &BTreeMap<String, DeviceFacts>, path: &Path) -> Option<String> {
+    let named = path.strip_prefix("/dev").ok().and_then(Path::to_str);
+    if let Some(found) = named.and_then(|name| all.get(name)) {
+        return Some(found.name.clone());
+    }
+    let below = path.strip_prefix("/").ok()?;
+    let nodes = [root.proc.join("1/root").join(below), path.to_path_buf()];
+    let mut found = nodes.iter().flat_map(std::fs::metadata);
+    let found = found.find(|found| found.file_type().is_block_device())?;
+    let (major, minor) = (libc::major(found.rdev()), libc::minor(found.rdev()));
+    let number = format!("{major}:{minor}");
+    let mut of_number = all.values().filter(|one| one.major_minor == number);
+    of_number.next().map(|one| one.name.clone())
 }
 
 /// One device's directory in sysfs. What is in it is listed once: most devices lack most attributes.
@@ -236,6 +271,7 @@ pub fn read_one(root: &Root, usage: &Usage, sysfs_name: &str) -> Option<DeviceFa
         partition,
         partitions: Vec::new(),
         holders: attributes.list("holders"),
+        loops: Vec::new(),
         slaves: attributes.list("slaves"),
         backing: (kind == DeviceKind::Loop).then(|| backing(disk)).flatten(),
         mounts: usage

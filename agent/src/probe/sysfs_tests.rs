@@ -1,6 +1,7 @@
 //! Facts read from trees as real machines show them.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::PathBuf;
 
 use api::drive::Transport;
@@ -186,6 +187,53 @@ fn partitions_know_their_disk_and_it_them() {
         start_sector: 4_196_352,
     };
     assert_eq!(part.partition, Some(of));
+}
+
+/// The kernel counts it as no holder, and lets others hold the ground exclusively.
+#[test]
+fn a_loop_device_is_told_on_what_it_stands_on() {
+    let machine = Machine::new();
+    let disk = |name: &str| format!("pci0000:00/0000:00:06.0/nvme/{name}");
+    let (ground, other) = (disk("nvme0/nvme0n1"), disk("nvme1/nvme1n1"));
+    machine.device(&ground, "259:0", 100, &QUEUE);
+    machine.device(&other, "259:5", 100, &QUEUE);
+    for (number, start) in [("1", "2048"), ("2", "4096")] {
+        let part = format!("{ground}/nvme0n1p{number}");
+        let attributes = [("partition", number), ("start", start)];
+        machine.device(&part, &format!("259:{number}"), 10, &attributes);
+    }
+    let on = |number: &str, path: &str| {
+        let place = format!("virtual/block/loop{number}");
+        let attributes = with(&[("loop/backing_file", path)]);
+        machine.device(&place, &format!("7:{number}"), 1, &attributes);
+    };
+    on("1", "/dev/nvme0n1p1");
+    on("2", "/srv/nvme1n1");
+    // Another name of the second disk, outside of /dev, by which the host knows it.
+    let Some(node) = a_block_device() else {
+        return println!("SKIPPED: a_loop_device_is_told_on_what_it_stands_on: no block device is here");
+    };
+    machine.link("proc/1/root/srv/nvme1n1", node.to_str().unwrap());
+    let number = std::fs::metadata(&node).unwrap().rdev();
+    let number = format!("{}:{}\n", libc::major(number), libc::minor(number));
+    machine.file(&format!("sys/devices/{other}/dev"), number);
+    let loops = |name: &str| facts(&machine)[name].loops.clone();
+    assert_eq!(loops("nvme0n1p1"), ["loop1"]);
+    assert_eq!(loops("nvme1n1"), ["loop2"]);
+    for free in ["nvme0n1", "nvme0n1p2", "loop1"] {
+        assert!(loops(free).is_empty(), "{free}");
+    }
+    on("3", "/dev/nvme0n1");
+    assert_eq!(loops("nvme0n1"), ["loop3"]);
+    assert_eq!(loops("nvme0n1p1"), ["loop1", "loop3"]);
+    assert_eq!(loops("nvme0n1p2"), ["loop3"]);
+}
+
+/// Any of this machine.
+fn a_block_device() -> Option<PathBuf> {
+    let nodes = std::fs::read_dir("/dev").ok()?.flatten();
+    let mut nodes = nodes.filter(|node| node.file_type().is_ok_and(|it| it.is_block_device()));
+    nodes.next().map(|node| node.path())
 }
 
 #[test]

@@ -133,10 +133,14 @@ impl Device {
 
     /// One that was given; it may be written to, if its word was given too.
     pub(super) fn given(path: &Path, word: Option<&str>) -> anyhow::Result<Self> {
+        // The kernel's own name: a link to it may lead to another device by the time at which a peer follows it.
+        let path = &path
+            .canonicalize()
+            .with_context(|| format!("cannot open {}", path.display()))?;
         let target = Target::<ReadOnly>::open(path)?;
         let size_bytes = target.geometry().size_bytes;
         let mut device = Self {
-            path: path.to_path_buf(),
+            path: path.clone(),
             identity: String::new(),
             size_bytes,
             pattern: PathBuf::new(),
@@ -198,14 +202,19 @@ impl Device {
     }
 }
 
-/// Devices that are held while programs write to them that take no hold of their own.
+/// Devices that are held while programs write to them that take no hold of their own. Those inherit it: a program that outlives
+/// this one keeps others from the device for as long as it may write.
 #[derive(Debug)]
 pub(super) struct Holds(Vec<Hold>);
 
 impl Holds {
     /// All of them, or none.
     pub(super) fn take(devices: &[Device]) -> anyhow::Result<Self> {
-        let held = devices.iter().map(Device::hold);
+        let held = devices.iter().map(|device| {
+            let hold = device.hold()?;
+            hold.inherited()?;
+            Ok(hold)
+        });
         Ok(Self(held.collect::<anyhow::Result<_>>()?))
     }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use super::figures::{Figures, Goal, Measure};
 use super::ground::Slowed;
@@ -83,7 +84,9 @@ fn words(first: &str, devices: &[PathBuf]) -> Vec<String> {
         .collect()
 }
 
-fn peer(name: &'static str, tool: &str, words: Vec<Vec<String>>) -> Side {
+/// A tool, that finds nothing of the devices in the page cache: one that was given with its word is kept open, which would keep there
+/// what was read before (kernel-notes/36).
+fn peer(name: &'static str, tool: &str, devices: &[PathBuf], words: Vec<Vec<String>>) -> Side {
     let Some(path) = find(tool) else {
         return Side::missing(name, tool);
     };
@@ -95,7 +98,14 @@ fn peer(name: &'static str, tool: &str, words: Vec<Vec<String>>) -> Side {
             _ => program,
         })
         .collect();
-    Side::new(name, move || Ok(run(&programs, Order::InTurn)?.0))
+    let devices = devices.to_vec();
+    Side::new(name, move || {
+        for device in &devices {
+            let device = std::fs::File::open(device)?;
+            posix_fadvise(&device, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
+        }
+        Ok(run(&programs, Order::InTurn)?.0)
+    })
 }
 
 /// All devices of a large machine, or those that are given.
@@ -139,11 +149,22 @@ pub(super) fn all(lab: &Lab) -> anyhow::Result<Contest> {
             peer(
                 blkid,
                 "blkid",
+                &devices,
                 vec![words("-c /dev/null -o export", &devices)],
             ),
-            peer(single, "blkid", each),
-            peer(wipefs, "wipefs", vec![words("-n -J", &devices)]),
-            peer(lsblk, "lsblk", vec![words("-J -O", &devices)]),
+            peer(single, "blkid", &devices, each),
+            peer(
+                wipefs,
+                "wipefs",
+                &devices,
+                vec![words("-n -J", &devices)],
+            ),
+            peer(
+                lsblk,
+                "lsblk",
+                &devices,
+                vec![words("-J -O", &devices)],
+            ),
         ],
     })
 }

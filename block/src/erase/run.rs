@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -16,7 +17,7 @@ use nix::sys::stat::{major, minor};
 
 use super::burst::{self, Burst};
 use super::course::{Queue, Zeroed};
-use super::{Course, Limiter, Method, Piece, Range, Warrant, part_at};
+use super::{Course, Limiter, Method, Piece, Range, Turn, Turns, Warrant, part_at};
 use crate::bulk::{self, Bulk, BulkError};
 use crate::claim::CLAIM_BYTES;
 use crate::clock::Clock;
@@ -38,6 +39,8 @@ const STAT_BLOCK_BYTES: u64 = 512;
 const TRIAL_BYTE: u8 = 0xa5;
 /// A piece that spares others ends after so long.
 const SPARING_PIECE_NS: u64 = 1_000_000_000;
+/// Between two looks whether its turn has come.
+const TURN_PAUSE: Duration = Duration::from_millis(2);
 
 /// Why an erasure stopped.
 #[derive(Debug, thiserror::Error)]
@@ -111,8 +114,8 @@ pub struct Eraser {
     one_command: bool,
     /// Of what it zeroes by itself, by a method; one piece at a time.
     burst: Mutex<(Method, Burst)>,
-    /// Held while it zeroes by itself and spares others.
-    turn: Option<Arc<Mutex<()>>>,
+    /// Waited for before it zeroes by itself and spares others.
+    turns: Option<Arc<Turns>>,
     clock: Clock,
 }
 
@@ -147,16 +150,16 @@ impl Eraser {
             file,
             limiter,
             burst: Mutex::new((Method::PunchHole, Burst::default())),
-            turn: None,
+            turns: None,
             clock: Clock::start_plain(),
         })
     }
 
-    /// The same, which zeroes by itself in turn with all others that have this turn, where there is a rate.
+    /// The same, which zeroes by itself in turn with all others that have these turns, where there is a rate.
     #[must_use]
-    pub fn in_turn(self, turn: &Arc<Mutex<()>>) -> Self {
+    pub fn in_turn(self, turns: &Arc<Turns>) -> Self {
         Self {
-            turn: Some(Arc::clone(turn)),
+            turns: Some(Arc::clone(turns)),
             ..self
         }
     }
@@ -266,8 +269,8 @@ impl Eraser {
             }
         };
         let rate = self.limiter.bytes_per_second().filter(|_| spare);
-        let turn = self.turn.as_ref().filter(|_| rate.is_some());
-        let _turn = turn.map(|turn| turn.lock().unwrap_or_else(PoisonError::into_inner));
+        let turns = self.turns.as_ref().filter(|_| rate.is_some());
+        let _turn = turns.map(|turns| self.turn(turns));
         let mut bursts = self.burst.lock().unwrap_or_else(PoisonError::into_inner);
         if bursts.0 != method {
             *bursts = (method, Burst::default());
@@ -297,6 +300,15 @@ impl Eraser {
             }
         }
         Ok((done, busy_ns))
+    }
+
+    /// Waits until it has its turn.
+    fn turn(&self, turns: &Arc<Turns>) -> Turn {
+        let mut turn = turns.ask();
+        while !turn.has_come(self.clock.now_ns()) {
+            std::thread::sleep(TURN_PAUSE);
+        }
+        turn
     }
 
     /// What the kernel says now of what the device can do; nothing where it does not say.

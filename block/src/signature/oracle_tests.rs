@@ -327,7 +327,9 @@ fn what_is_written_by_hand_is_named_as_blkid_names_it() {
     for (what, device) in by_hand(SIZE + 24 * KIB + 512) {
         device.write_to(&path);
         let Some((kind, uuid, _)) = blkid(&path) else {
-            return;
+            return println!(
+                "SKIPPED: what_is_written_by_hand_is_named_as_blkid_names_it: blkid (util-linux) is missing"
+            );
         };
         let found = scan_file(&path, everywhere);
         assert_eq!(found, device.scan(), "{what}");
@@ -352,7 +354,9 @@ fn an_xfs_that_was_not_finished_or_is_damaged_says_so() {
     let path = dir.path().join("image");
     File::create(&path).unwrap().set_len(320 * MIB).unwrap();
     if run("mkfs.xfs", &["-q"], &path).is_none() {
-        return;
+        return println!(
+            "SKIPPED: an_xfs_that_was_not_finished_or_is_damaged_says_so: mkfs.xfs (xfsprogs) is missing"
+        );
     }
     let mut file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
     file.seek(SeekFrom::Start(126)).unwrap();

@@ -9,8 +9,8 @@ use std::time::Duration;
 use api::drive::Step;
 use api::serve::faults;
 use api::{Drive, DriveStatus, Reason};
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, timeout};
+use block::erase::Turn;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::apply::{Apply, Attached, Outcome, Refusal, Retry, Session};
 use crate::metrics::OfDrive;
@@ -27,8 +27,8 @@ use super::{Stopped, Task};
 const STEP_TIMEOUT: Duration = Duration::from_secs(600);
 /// The same for a drive that erases its cells: longer than the kernel waits for that command.
 const SECURE_TIMEOUT: Duration = Duration::from_secs(4 * 3600);
-/// How long a turn to zero is waited for.
-const TURN_MAX: Duration = Duration::from_secs(20);
+/// Between two looks whether it is this drive's turn to zero.
+const TURN_PAUSE: Duration = Duration::from_millis(5);
 /// Between two writes of a cursor.
 const CURSOR_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -248,14 +248,17 @@ impl Task {
         Err(Stopped::Changed)
     }
 
-    /// Waits for this drive's turn to zero by itself, where there is somebody to leave time to. A drive that hangs in its own
-    /// keeps the others no longer than a while.
-    async fn erase_turn(&self, by_itself: bool) -> Option<OwnedSemaphorePermit> {
+    /// Waits for this drive's turn to zero by itself, where there is somebody to leave time to.
+    async fn erase_turn(&self, by_itself: bool) -> Option<Turn> {
         if !by_itself || !self.has_neighbours() {
             return None;
         }
-        let turn = Arc::clone(&self.ctx.erase_turn).acquire_owned();
-        timeout(TURN_MAX, turn).await.ok()?.ok()
+        let asked = Instant::now();
+        let mut turn = self.ctx.erase_turns.ask();
+        while !turn.has_come(u64::try_from(asked.elapsed().as_nanos()).unwrap_or(u64::MAX)) {
+            sleep(TURN_PAUSE).await;
+        }
+        Some(turn)
     }
 
     /// Whether what the device zeroes by itself is cut and rests in between, so that others have half of the time of what they
