@@ -54,7 +54,8 @@ pub struct Args {
     #[arg(long)]
     pub allow_loop: bool,
 
-    /// Look at these devices alone: names with ellipses, such as nvme{0...7}n1,loop{10...15}. All, if not given.
+    /// Look at these devices alone: names with ellipses, such as nvme{0...7}n{1...9},loop{10...15}. All, if not given. An
+    /// NVMe drive that is plugged in again may have another number after the n.
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
     pub devices: Vec<String>,
 

@@ -17,6 +17,8 @@ pub struct Observed {
     pub bearers: Vec<Arc<Seen>>,
     /// Devices with the identity that the Drive names.
     pub named: Vec<Arc<Seen>>,
+    /// A device with that identity that the agent was told not to look at.
+    pub left_out: Option<String>,
     /// What is mounted at the drive's place.
     pub mounted: Option<Mounted>,
     /// Whether the drive is registered for use, on that mount.
@@ -82,6 +84,7 @@ pub fn observe(
         complete: snapshot.complete,
         bearers: snapshot.by_drive(drive).cloned().collect(),
         named: snapshot.by_identity(identity).cloned().collect(),
+        left_out: snapshot.left_out.get(identity).cloned(),
         mounted,
         attached: false,
     })

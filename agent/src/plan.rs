@@ -101,7 +101,7 @@ fn in_place(drive: &Drive, seen: &Observed, mounted: &Mounted, site: &Site) -> P
             major_minor: mounted.major_minor.clone(),
         }];
         return match seen.bearers.as_slice() {
-            [] => stand(DrivePhase::Lost, Reason::DriveLost, lost(drive)),
+            [] => stand(DrivePhase::Lost, Reason::DriveLost, lost(drive, seen)),
             [one] => match bearer(drive, one, site) {
                 Plan::Do(rest) => {
                     actions.extend(rest);
@@ -313,7 +313,7 @@ fn rests(drive: &Drive) -> String {
 fn named(drive: &Drive, seen: &Observed) -> Plan {
     if was_in_use(drive) {
         return match seen.named.as_slice() {
-            [] => stand(DrivePhase::Lost, Reason::DriveLost, lost(drive)),
+            [] => stand(DrivePhase::Lost, Reason::DriveLost, lost(drive, seen)),
             there => stand(
                 DrivePhase::Lost,
                 Reason::IdMismatch,
@@ -325,7 +325,7 @@ fn named(drive: &Drive, seen: &Observed) -> Plan {
         };
     }
     match seen.named.as_slice() {
-        [] => refused(drive, Reason::DeviceNotFound, lost(drive)),
+        [] => refused(drive, Reason::DeviceNotFound, lost(drive, seen)),
         // The warrant would say so too, but only once nobody else holds the device, which a drive in use never allows.
         [one] if let Some(other) = one.holds.as_ref().filter(|held| is_drive(held)) => refused(
             drive,
@@ -460,14 +460,17 @@ fn names(devices: &[Arc<Seen>]) -> String {
     names.join(", ")
 }
 
-fn lost(drive: &Drive) -> String {
+fn lost(drive: &Drive, seen: &Observed) -> String {
     let device = &drive.spec.device;
     let name = match device.name.as_str() {
         "" => String::new(),
         name => format!(", {name} when it was discovered"),
     };
     let (identity, size) = (&device.fingerprint.identity, Bytes(device.size_bytes));
-    format!("no device with identity {identity} ({size}{name}) is on the node")
+    match &seen.left_out {
+        Some(there) => format!("{there} has identity {identity}, and --devices leaves it out"),
+        None => format!("no device with identity {identity} ({size}{name}) is on the node"),
+    }
 }
 
 fn other_identity(drive: &Drive, device: &Seen) -> Plan {

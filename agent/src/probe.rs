@@ -73,6 +73,8 @@ pub struct Snapshot {
     pub sees_host_mounts: bool,
     /// Devices by kernel name.
     pub devices: BTreeMap<String, Arc<Seen>>,
+    /// Kernel names of devices that the agent was told not to look at, by their identity.
+    pub left_out: BTreeMap<String, String>,
 }
 
 impl Snapshot {

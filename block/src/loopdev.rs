@@ -68,7 +68,10 @@ impl Ground {
 fn disk_of(number: u64) -> Option<u64> {
     let (major, minor) = (stat::major(number), stat::minor(number));
     let partition = std::fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()?;
-    let disk = partition.join("partition").exists().then_some(partition.parent()?)?;
+    let disk = partition
+        .join("partition")
+        .exists()
+        .then_some(partition.parent()?)?;
     let text = std::fs::read_to_string(disk.join("dev")).ok()?;
     let (major, minor) = text.trim().split_once(':')?;
     Some(stat::makedev(major.parse().ok()?, minor.parse().ok()?))

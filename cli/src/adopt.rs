@@ -9,15 +9,13 @@ use std::time::Duration;
 use api::drive::{DeviceClaim, Erase};
 use api::names::{
     ANNOTATION_ADOPTS, ANNOTATION_GUESSED_TIER, FINALIZER_DEVICE, LABEL_DRIVE, LABEL_NODE,
-    LABEL_PREFIX, MANAGER_CLI, cluster_tag,
+    LABEL_PREFIX, cluster_tag,
 };
 use api::storage_node::{HeldDrive, Orphan};
 use api::volume::FsType;
 use api::{Device, Drive, DriveSpec, Reason, StorageNode, Volume, VolumeSpec};
 use clap::Args;
-use k8s_openapi::api::core::v1::PersistentVolume;
-use kube::api::PostParams;
-use kube::{Api, ResourceExt as _};
+use kube::ResourceExt as _;
 use serde_json::{Value, json};
 
 use crate::advice::{self, Hint, Refusal, Stop};
@@ -25,7 +23,7 @@ use crate::args::{DryRun, Wait};
 use crate::change::{self, Change};
 use crate::discover::{Use, devices_of};
 use crate::init::wait;
-use crate::persistent_volumes::{Claimed, made_for};
+use crate::persistent_volumes;
 use crate::progress::{End, follow};
 use crate::select::{Names, device_name, nothing, short};
 use crate::session::{Inventory, Session};
@@ -286,7 +284,7 @@ async fn create_drives(session: &mut Session, drives: Vec<Drive>) -> Result<Vec<
     let api = session.api::<Drive>().await?;
     let mut made = Vec::new();
     for drive in drives {
-        match api.create(&post(), &drive).await {
+        match api.create(&change::post(), &drive).await {
             Ok(drive) => made.push(drive),
             Err(kube::Error::Api(status)) if status.is_already_exists() => {
                 session.screen.note(Refusal::new(
@@ -388,13 +386,6 @@ async fn await_records(
     Ok(last)
 }
 
-fn post() -> PostParams {
-    PostParams {
-        field_manager: Some(MANAGER_CLI.to_owned()),
-        ..PostParams::default()
-    }
-}
-
 /// The Volume that a record on a drive tells of. It names the record's incarnation: only so does it get its data.
 pub(crate) fn volume_of(node: &str, orphan: &Orphan) -> Volume {
     let mut volume = Volume::new(
@@ -433,12 +424,6 @@ async fn create_persistent_volumes(
     args: &AdoptArgs,
     class: &str,
 ) -> Result<(), Stop> {
-    let claimed = Claimed::ask(session).await?.ok_or_else(|| {
-        Stop::refused(
-            Refusal::new(Reason::Unsupported, "--pv-class")
-                .detail("this server has no PersistentVolumes"),
-        )
-    })?;
     let Inventory {
         drives, volumes, ..
     } = session.inventory().await?;
@@ -453,40 +438,14 @@ async fn create_persistent_volumes(
             && drive.is_some_and(|drive| devices.matches(device_name(drive)))
             && (args.ids.is_empty() || args.ids.iter().any(|typed| id.starts_with(typed.as_str())))
     };
-    let lacks = |volume: &&Volume| {
-        let leaving = volume.spec.release || volume.metadata.deletion_timestamp.is_some();
-        !leaving && !volume.spec.ephemeral && claimed.by(&volume.name_any()).is_none()
-    };
-    let api: Api<PersistentVolume> = Api::all(session.client().await?);
-    for volume in volumes.iter().filter(meant).filter(lacks) {
-        let pv = made_for(volume, class)?;
-        let name = pv.name_any();
-        match api.create(&post(), &pv).await {
-            Ok(_) => session.screen.line(format!(
-                "PersistentVolume {name} made for volume {}",
-                volume.name_any()
-            ))?,
-            Err(kube::Error::Api(status)) if status.is_already_exists() => {
-                let refusal = Refusal::new(
-                    Reason::NameConflict,
-                    format!("volume {}", volume.name_any()),
-                )
-                .detail(format!(
-                    "a PersistentVolume {name} is there, and names something else"
-                ))
-                .next("kubectl delete it, or write one of another name by hand");
-                session.screen.note(refusal)?;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
+    let meant: Vec<&Volume> = volumes.iter().filter(meant).collect();
+    persistent_volumes::make(session, &meant, class).await
 }
 
 async fn create_volumes(session: &mut Session, orphans: &[(String, Orphan)]) -> Result<(), Stop> {
     let api = session.api::<Volume>().await?;
     for (node, orphan) in orphans {
-        match api.create(&post(), &volume_of(node, orphan)).await {
+        match api.create(&change::post(), &volume_of(node, orphan)).await {
             Ok(_) => session
                 .screen
                 .line(format!("volume {} adopted", orphan.volume))?,

@@ -9,15 +9,15 @@ pub(crate) use report::percentiles;
 use std::collections::BTreeMap;
 
 use api::benchmark::{BenchmarkPhase, Pattern, Profile, Workload};
-use api::names::{LABEL_DRIVE, LABEL_NODE, MANAGER_CLI};
+use api::names::{LABEL_DRIVE, LABEL_NODE};
 use api::{Benchmark, BenchmarkSpec, Bytes, Drive, DrivePhase, Reason};
 use clap::Args;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::PostParams;
 use kube::{Resource as _, ResourceExt as _};
 
 use crate::advice::{Hint, Refusal, Stop};
 use crate::args::{DryRun, Wait, duration, size};
+use crate::change;
 use crate::init::wait;
 use crate::progress::{Board, End, follow};
 use crate::select::{DriveArgs, drive_label, short};
@@ -140,7 +140,10 @@ pub(crate) async fn run(session: &mut Session, args: &BenchArgs) -> Result<(), S
     let (mut started, mut asked_for) = (Vec::new(), BTreeMap::new());
     for drive in &drives {
         let made = api
-            .create(&post(), &object(drive, args.profile, workload.clone()))
+            .create(
+                &change::post(),
+                &object(drive, args.profile, workload.clone()),
+            )
             .await?;
         started.push((made.name_any(), wait::label(drive)));
         asked_for.insert(made.name_any(), made);
@@ -183,13 +186,6 @@ fn would(
             .line(format!("{} would be measured", drive_label(drive)))?;
     }
     session.hint(&Hint::DryRun)
-}
-
-fn post() -> PostParams {
-    PostParams {
-        field_manager: Some(MANAGER_CLI.to_owned()),
-        ..PostParams::default()
-    }
 }
 
 /// The object, owned by its drive.

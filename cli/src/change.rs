@@ -5,7 +5,7 @@ use std::fmt::Debug;
 
 use api::names::MANAGER_CLI;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{Patch, PatchParams};
+use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::ClusterResourceScope;
 use kube::{Api, Resource, ResourceExt as _};
 use serde::Serialize;
@@ -17,6 +17,14 @@ use crate::session::Session;
 
 /// Tries, where the object is reported on again and again.
 const TRIES_MAX: usize = 8;
+
+/// How an object of a person's is made.
+pub(crate) fn post() -> PostParams {
+    PostParams {
+        field_manager: Some(MANAGER_CLI.to_owned()),
+        ..PostParams::default()
+    }
+}
 
 /// One change of one object.
 pub(crate) struct Change<K> {

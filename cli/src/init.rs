@@ -13,7 +13,6 @@ use api::drive::Gate;
 use api::{Bytes, Device, Drive, Nanos, Reason};
 use clap::Args;
 use kube::ResourceExt as _;
-use kube::api::PostParams;
 use serde_json::json;
 
 use crate::advice::{self, Hint, Refusal, Stop};
@@ -223,14 +222,10 @@ fn target(planned: &Planned) -> Option<Target> {
 /// Creates the objects. A drive that somebody else made meanwhile is told at the end; the others are made all the same.
 async fn create(session: &mut Session, planned: Vec<Planned>) -> Result<Vec<Drive>, Stop> {
     let api = session.api::<Drive>().await?;
-    let parameters = PostParams {
-        field_manager: Some(api::names::MANAGER_CLI.to_owned()),
-        ..PostParams::default()
-    };
     let mut drives = Vec::new();
     let mut refusals = Vec::new();
     for Planned { drive, .. } in planned {
-        match api.create(&parameters, &drive).await {
+        match api.create(&change::post(), &drive).await {
             Ok(made) => drives.push(made),
             Err(kube::Error::Api(status)) if status.is_already_exists() => refusals.push(
                 Refusal::new(Reason::AlreadyInitialized, wait::label(&drive)),

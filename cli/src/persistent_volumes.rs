@@ -12,6 +12,7 @@ use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
 use crate::advice::{Refusal, Stop};
+use crate::change;
 use crate::session::Session;
 
 /// Objects of one answer of the server.
@@ -104,7 +105,7 @@ fn named(pv: &PersistentVolume) -> Option<(String, Named)> {
 
 /// A PersistentVolume for a volume that none names, of a StorageClass (empty for none), kept for the claim that the volume
 /// was made for. What it names is never deleted with it: who adopts has yet to look whether all is there.
-pub(crate) fn made_for(volume: &Volume, class: &str) -> Result<PersistentVolume, Stop> {
+fn made_for(volume: &Volume, class: &str) -> Result<PersistentVolume, Stop> {
     let spec = &volume.spec;
     let claim = spec.claim.clone().unwrap_or_default();
     let name = match claim.persistent_volume.as_str() {
@@ -133,6 +134,48 @@ pub(crate) fn made_for(volume: &Volume, class: &str) -> Result<PersistentVolume,
         },
     });
     Ok(serde_json::from_value(pv).context("a PersistentVolume")?)
+}
+
+/// Makes one for each of these volumes that none names and that is to stay.
+pub(crate) async fn make(
+    session: &mut Session,
+    volumes: &[&Volume],
+    class: &str,
+) -> Result<(), Stop> {
+    let claimed = Claimed::ask(session).await?.ok_or_else(|| {
+        Stop::refused(
+            Refusal::new(Reason::Unsupported, "--pv-class")
+                .detail("this server has no PersistentVolumes"),
+        )
+    })?;
+    let lacks = |volume: &&&Volume| {
+        let leaving = volume.spec.release || volume.metadata.deletion_timestamp.is_some();
+        !leaving && !volume.spec.ephemeral && claimed.by(&volume.name_any()).is_none()
+    };
+    let api: Api<PersistentVolume> = Api::all(session.client().await?);
+    for volume in volumes.iter().filter(lacks) {
+        let pv = made_for(volume, class)?;
+        let name = pv.name_any();
+        match api.create(&change::post(), &pv).await {
+            Ok(_) => session.screen.line(format!(
+                "PersistentVolume {name} made for volume {}",
+                volume.name_any()
+            ))?,
+            Err(kube::Error::Api(status)) if status.is_already_exists() => {
+                let refusal = Refusal::new(
+                    Reason::NameConflict,
+                    format!("volume {}", volume.name_any()),
+                )
+                .detail(format!(
+                    "a PersistentVolume {name} is there, and names something else"
+                ))
+                .next("kubectl delete it, or write one of another name by hand");
+                session.screen.note(refusal)?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

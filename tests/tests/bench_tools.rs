@@ -277,7 +277,11 @@ fn what_a_loop_device_stands_on_in_part_is_not_written_to() {
     let disk = path(&made[0]);
     // Some kernels read no partition tables; partx tells them.
     let mut table = program("sh");
-    table.args(["-c", "echo ',,L' | sfdisk -q $0 && partx --update $0", &disk]);
+    table.args([
+        "-c",
+        "echo ',,L' | sfdisk -q $0 && partx --update $0",
+        &disk,
+    ]);
     run(table, LIMIT).ok();
     let part = format!("{disk}p1");
     until(&part, LIMIT, || fs::metadata(&part).ok());

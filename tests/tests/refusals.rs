@@ -12,6 +12,7 @@ use api::{Drive, DrivePhase, Reason};
 use kube::ResourceExt as _;
 use tests::command::{program, run};
 use tests::data;
+use tests::loopdev::LoopDevice;
 use tests::machine::{CLASS, LIMIT, Machine};
 use tonic::Code;
 
@@ -251,8 +252,8 @@ fn devices_that_somebody_uses_are_denied() {
     machine.discovered_with(0, Reason::Mounted);
     machine.discovered_with(1, Reason::Partitioned);
     machine.discovered_with(3, Reason::TooSmall);
-    let told = machine.discovered_with(3, Reason::HeldByOther);
-    let message = format!("{} on it", upon.name());
+    machine.discovered_with(3, Reason::HeldByOther);
+    let (told, message) = (machine.discovered(3), format!("{} on it", upon.name()));
     assert!(
         told.reasons.iter().any(|one| one.message == message),
         "{told:?}"

@@ -102,7 +102,7 @@ impl Machine {
                 &limits,
             )),
             limits,
-            erase_turn: Arc::new(tokio::sync::Semaphore::new(1)),
+            erase_turns: Arc::default(),
             clock: Timestamp::now,
         }
     }

@@ -79,6 +79,7 @@ fn snapshot(names: &[&str]) -> Snapshot {
         complete: true,
         sees_host_mounts: true,
         devices,
+        left_out: Default::default(),
     }
 }
 

@@ -149,6 +149,7 @@ pub(crate) fn seen(devices: Vec<DeviceFacts>) -> Observed {
         complete: true,
         bearers: snapshot.by_drive(DRIVE).cloned().collect(),
         named: snapshot.by_identity(&identity("a")).cloned().collect(),
+        left_out: None,
         mounted: None,
         attached: false,
     }

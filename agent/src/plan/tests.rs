@@ -384,6 +384,27 @@ fn a_drive_that_was_in_use() {
 /// Whatever the object says and whatever is observed: a device that may hold data of ours is never written to but by an
 /// erasing removal.
 #[test]
+fn a_drive_that_is_left_out_is_named() {
+    let left_out = Observed {
+        left_out: Some("nvme1n2".to_owned()),
+        ..seen(vec![])
+    };
+    for drive in [drive(), used()] {
+        let said = |seen| match plan(&drive, seen, &site()) {
+            Plan::Stand(standing) => standing.message,
+            other @ (Plan::Settled | Plan::Wait | Plan::Do(_)) => panic!("{other:?}"),
+        };
+        let message = said(&left_out);
+        let identity = &drive.spec.device.fingerprint.identity;
+        assert_eq!(
+            message,
+            format!("nvme1n2 has identity {identity}, and --devices leaves it out")
+        );
+        assert!(said(&seen(vec![])).contains("is on the node"));
+    }
+}
+
+#[test]
 fn nothing_that_was_in_use_is_ever_prepared() {
     let writes = |plan: &Plan| match plan {
         Plan::Do(actions) => actions.iter().any(|action| {

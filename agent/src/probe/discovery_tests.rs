@@ -205,6 +205,8 @@ async fn only_what_is_allowed_is_shown() {
     let shown = discovery.snapshot();
     assert_eq!(shown.devices.keys().collect::<Vec<_>>(), ["sdb"]);
     assert!(shown.complete);
+    // Who misses a device learns where it is.
+    assert_eq!(shown.left_out.values().collect::<Vec<_>>(), ["sda"]);
 }
 
 #[tokio::test]

@@ -103,7 +103,12 @@ fn link_partitions(all: &mut BTreeMap<String, DeviceFacts>) {
 fn link_loops(root: &Root, all: &mut BTreeMap<String, DeviceFacts>) {
     let grounds: Vec<(String, String)> = all
         .values()
-        .filter_map(|one| Some((one.name.clone(), ground(root, all, &one.backing.as_ref()?.path)?)))
+        .filter_map(|one| {
+            Some((
+                one.name.clone(),
+                ground(root, all, &one.backing.as_ref()?.path)?,
+            ))
+        })
         .collect();
     for (name, ground) in grounds {
         let is_on_it = |one: &&mut DeviceFacts| {

@@ -211,7 +211,9 @@ fn a_loop_device_is_told_on_what_it_stands_on() {
     on("2", "/srv/nvme1n1");
     // Another name of the second disk, outside of /dev, by which the host knows it.
     let Some(node) = a_block_device() else {
-        return println!("SKIPPED: a_loop_device_is_told_on_what_it_stands_on: no block device is here");
+        return println!(
+            "SKIPPED: a_loop_device_is_told_on_what_it_stands_on: no block device is here"
+        );
     };
     machine.link("proc/1/root/srv/nvme1n1", node.to_str().unwrap());
     let number = std::fs::metadata(&node).unwrap().rdev();

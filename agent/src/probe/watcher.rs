@@ -384,7 +384,14 @@ impl Watcher {
         }
         let drives = self.drives.borrow_and_update().clone();
         let mut seen = judge_all(&self.facts(), &drives, &self.reader.policy);
-        seen.retain(|name, _| self.reader.shows(name));
+        let mut left_out = BTreeMap::new();
+        seen.retain(|name, one| {
+            let shows = self.reader.shows(name);
+            if !shows && !one.fingerprint.identity.is_empty() {
+                left_out.insert(one.fingerprint.identity.clone(), name.clone());
+            }
+            shows
+        });
         let complete = seen
             .values()
             .filter(|one| self.reader.reads(&one.facts))
@@ -392,6 +399,7 @@ impl Watcher {
         self.publish.send_if_modified(|snapshot| {
             let same = snapshot.generation > 0
                 && snapshot.complete == complete
+                && snapshot.left_out == left_out
                 && snapshot.devices.len() == seen.len()
                 && snapshot
                     .devices
@@ -412,6 +420,7 @@ impl Watcher {
                 complete,
                 sees_host_mounts: self.survey.sees_host_mounts,
                 devices,
+                left_out: std::mem::take(&mut left_out),
             });
             true
         });

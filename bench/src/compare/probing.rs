@@ -153,18 +153,8 @@ pub(super) fn all(lab: &Lab) -> anyhow::Result<Contest> {
                 vec![words("-c /dev/null -o export", &devices)],
             ),
             peer(single, "blkid", &devices, each),
-            peer(
-                wipefs,
-                "wipefs",
-                &devices,
-                vec![words("-n -J", &devices)],
-            ),
-            peer(
-                lsblk,
-                "lsblk",
-                &devices,
-                vec![words("-J -O", &devices)],
-            ),
+            peer(wipefs, "wipefs", &devices, vec![words("-n -J", &devices)]),
+            peer(lsblk, "lsblk", &devices, vec![words("-J -O", &devices)]),
         ],
     })
 }

@@ -71,7 +71,10 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.turns.queue().waiting.retain(|place| *place != self.place);
+        self.turns
+            .queue()
+            .waiting
+            .retain(|place| *place != self.place);
     }
 }
 

@@ -101,6 +101,7 @@ impl Machine {
                 .into_iter()
                 .map(|(name, seen)| (name, Arc::new(seen)))
                 .collect(),
+            ..Snapshot::default()
         }
     }
 
@@ -141,6 +142,7 @@ impl Machine {
             partition: None,
             partitions: Vec::new(),
             holders: Vec::new(),
+            loops: Vec::new(),
             slaves: Vec::new(),
             backing: None,
             mounts: mounts.map(|mount| mount.target.clone()).collect(),

@@ -100,8 +100,9 @@ impl Stage {
 
     /// Emulated machines as further nodes, each with two NVMe drives of a size, and made drives of RingPV.
     pub fn machines(&self, names: &[&str], size: &str, images: &Images) -> Vec<Machine> {
-        // One that is plugged in again has another number.
-        self.install(&["--agent-flag=--devices=nvme{0...9}n1"]).ok();
+        // One that is plugged in again has other numbers (kernel-notes/37).
+        self.install(&["--agent-flag=--devices=nvme{0...9}n{1...9}"])
+            .ok();
         let options: Vec<[String; 4]> = names
             .iter()
             .map(|name| {

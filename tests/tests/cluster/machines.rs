@@ -1,4 +1,5 @@
-//! Emulated machines with NVMe drives as nodes: replicas spread over machines, sizes that are enforced, and a power cut.
+//! Emulated machines with NVMe drives as nodes: replicas spread over machines, sizes that are enforced, a power cut, and a drive
+//! that is pulled out and plugged in again.
 
 use serde_json::{Value, json};
 use tests::guest::Images;
@@ -25,6 +26,7 @@ pub(crate) fn story(stage: &Stage) {
     replicas_are_spread(stage);
     a_size_is_enforced(stage);
     the_power_goes(stage, &mut machines[..1]);
+    a_drive_is_pulled_out(stage, &machines[1], &images);
     stage.clear();
     for machine in machines {
         stage.cluster.leave(machine);
@@ -99,6 +101,48 @@ fn is_full_at(stage: &Stage, bytes: u64) {
         (bytes - SLACK..=bytes).contains(&written),
         "{written} bytes were taken by a volume of {bytes}"
     );
+}
+
+/// Its pod finds out, the next one waits and says for what, and has its data once the drive is back.
+fn a_drive_is_pulled_out(stage: &Stage, machine: &Machine, images: &Images) {
+    let on = |pod: &&str| stage.get("pod", pod)["spec"]["nodeName"] == machine.name();
+    let pod = PODS.into_iter().find(on).unwrap();
+    let write = "dd if=/dev/urandom of=/data/file bs=64k count=64 2>/dev/null; cd /data; sha256sum file >sum; sync";
+    stage.sh(pod, write).ok();
+    let claim = stage.get("pvc", &format!("data-{pod}"));
+    let pv = stage.get("pv", claim["spec"]["volumeName"].as_str().unwrap());
+    let volume = stage.get("rvol", pv["spec"]["csi"]["volumeHandle"].as_str().unwrap());
+    let id = volume["spec"]["drive"].as_str().unwrap();
+    let drive = || stage.get("rdrive", id)["status"].clone();
+    let serial = drive()["device"]["serial"].as_str().unwrap().to_owned();
+    let slot = if serial.ends_with('a') {
+        "nvme0"
+    } else {
+        "nvme1"
+    };
+
+    machine.guest().outside("unplug", &[slot]);
+    stage.cluster.until("the drive is lost", || {
+        let status = drive();
+        status["phase"] == "Lost" && status["reason"] == "DriveLost"
+    });
+    stage.told(id, "no device with identity");
+    let failed = stage.sh(pod, "echo more >/data/more && sync /data/more");
+    assert_ne!(failed.code, Some(0), "{failed}");
+    stage.delete(&["pod", pod, "--grace-period=1"]);
+    stage.told(pod, "DriveUnavailable");
+
+    machine
+        .guest()
+        .outside("plug", &[&images.spec(&serial, SIZE)]);
+    // Under another name: what is still mounted keeps the one that it had.
+    stage
+        .cluster
+        .until("the drive is back", || drive()["phase"] == "Ready");
+    let back = drive()["device"]["name"].clone();
+    assert!(back.as_str().unwrap().ends_with("n2"), "{back}");
+    stage.run(&[pod]);
+    stage.sh(pod, "cd /data && sha256sum -c sum").ok();
 }
 
 /// What was synced is there when the power is back, in the same pod on the same machine.

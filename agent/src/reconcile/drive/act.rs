@@ -10,7 +10,7 @@ use api::drive::Step;
 use api::serve::faults;
 use api::{Drive, DriveStatus, Reason};
 use block::erase::Turn;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use crate::apply::{Apply, Attached, Outcome, Refusal, Retry, Session};
 use crate::metrics::OfDrive;
