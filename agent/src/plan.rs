@@ -460,6 +460,7 @@ fn names(devices: &[Arc<Seen>]) -> String {
     names.join(", ")
 }
 
+/// Of a drive that is missed: under which other name it is back (kernel-notes/37), or that it is not.
 fn lost(drive: &Drive, seen: &Observed) -> String {
     let device = &drive.spec.device;
     let name = match device.name.as_str() {

@@ -295,6 +295,20 @@ mod tests {
         }
     }
 
+    /// A peer that followed the link again would write to what it leads to by then.
+    #[test]
+    fn a_link_is_followed_once() {
+        const TEST: &str = "a_link_is_followed_once";
+        let made = match make(Under::Memory, 8 << 20, Fill::Random, |_| Ok(())) {
+            Ok(made) => made,
+            Err(error) => return println!("SKIPPED: {TEST}: {error:#}"),
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("by-path");
+        std::os::unix::fs::symlink(&made.path, &link).unwrap();
+        assert_eq!(Device::given(&link, None).unwrap().path, made.path);
+    }
+
     #[test]
     fn only_zeroes_and_what_is_known_are_no_strangers() {
         let of = |blocks: &[u8]| -> Held {
