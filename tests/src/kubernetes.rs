@@ -284,17 +284,17 @@ impl Kubernetes {
         within(&self.folder, path).expect("the programs were built")
     }
 
-    /// Waits until something is so.
+    /// Waits until something is so; the kubelet alone may take two minutes to try again what failed.
     ///
     /// # Panics
     /// When it is not in time, with all that can be seen.
     pub fn until(&self, what: &str, mut so: impl FnMut() -> bool) {
-        let end = now() + PATIENCE;
+        let end = now() + 2 * PATIENCE;
         while !so() {
             if now() > end {
                 let pods = self.kubectl(&["get", "pods", "--all-namespaces", "--output", "wide"]);
                 let events = self.kubectl(&["events", "--all-namespaces", "--types=Warning"]);
-                panic!("not so after {PATIENCE:?}: {what}\n{pods}\n{events}");
+                panic!("not so after {:?}: {what}\n{pods}\n{events}", 2 * PATIENCE);
             }
             std::thread::sleep(Duration::from_millis(100));
         }
