@@ -83,7 +83,7 @@ fn every_case_of_what_ringpv_declares() {
         }
         let chosen = chosen.unwrap_or_default();
         let focus = match std::env::var("FOCUS") {
-            Ok(focus) => focus,
+            Ok(focus) => format!("{FOCUS}.*({focus})"),
             Err(_) if chosen.is_empty() => FOCUS.to_owned(),
             // Before a name the suite puts its own.
             Err(_) => {
