@@ -381,8 +381,6 @@ fn a_drive_that_was_in_use() {
     ]);
 }
 
-/// Whatever the object says and whatever is observed: a device that may hold data of ours is never written to but by an
-/// erasing removal.
 #[test]
 fn a_drive_that_is_left_out_is_named() {
     let left_out = Observed {
@@ -404,6 +402,8 @@ fn a_drive_that_is_left_out_is_named() {
     }
 }
 
+/// Whatever the object says and whatever is observed: a device that may hold data of ours is never written to but by an
+/// erasing removal.
 #[test]
 fn nothing_that_was_in_use_is_ever_prepared() {
     let writes = |plan: &Plan| match plan {
