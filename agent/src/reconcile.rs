@@ -33,7 +33,7 @@ use crate::volumes::Volumes;
 mod drive;
 mod start;
 
-pub use start::{START_WAIT, attach_from_disk};
+pub use start::{FromDisk, START_WAIT};
 
 /// Bounds and cadences of this process.
 #[derive(Clone, Debug, PartialEq, Eq)]

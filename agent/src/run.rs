@@ -34,7 +34,7 @@ use crate::node_status::{self, NodeFacts};
 use crate::probe::reader::Reader;
 use crate::probe::sysfs::Root;
 use crate::probe::{Discovery, Policy};
-use crate::reconcile::{self, Context};
+use crate::reconcile::{self, Context, FromDisk};
 use crate::registration::KubeletRegistration;
 use crate::registry::Registry;
 use crate::site::Site;
@@ -81,7 +81,8 @@ pub async fn run(args: Args, log: LogFilter) -> anyhow::Result<()> {
     let fitted = engines.subscribe();
     let (ctx, discovery) = context(&args, site, client, engines, &mut metrics).await?;
     let mut tasks = JoinSet::new();
-    mount_from_disk(&mut tasks, &ctx, &discovery, &stop).await;
+    let mut from_disk = FromDisk::new(ctx.clone());
+    from_disk.first().await;
     let ready = Readiness::waiting("this node's Drives are not known yet");
     let registered = registration.as_ref().map(KubeletRegistration::ready);
     if let Some(address) = args.metrics_listen {
@@ -105,7 +106,8 @@ pub async fn run(args: Args, log: LogFilter) -> anyhow::Result<()> {
         }
     };
     tasks.spawn(stop.clone().run_until_cancelled_owned(fallen).map(drop));
-    let drives = serve_drives(ctx, (facts, discovery, fitted), ready, stop.clone());
+    let seen = (facts, discovery, fitted);
+    let drives = serve_drives(ctx, from_disk, seen, ready, stop.clone());
     tasks.spawn(drives);
     stop.cancelled().await;
     tracing::info!("Ending; mounted drives stay mounted");
@@ -116,32 +118,24 @@ pub async fn run(args: Args, log: LogFilter) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Mounts what is on disk. What takes long goes on beside all else.
-async fn mount_from_disk(
-    tasks: &mut JoinSet<()>,
-    ctx: &Context,
-    discovery: &Discovery,
-    stop: &CancellationToken,
-) {
-    let mut late = reconcile::attach_from_disk(ctx, &discovery.snapshot()).await;
-    let late = async move { while late.join_next().await.is_some() {} };
-    tasks.spawn(stop.clone().run_until_cancelled_owned(late).map(drop));
-}
-
 /// Drives: kept as wished, measured, and told of, with the node that has them. Not before the API is known to be that of
 /// the cluster whose id the agent goes by: with an id that is only remembered, it would claim devices that another
-/// cluster's Drives name for the old one.
+/// cluster's Drives name for the old one. Until then what is on disk is mounted as it appears.
 async fn serve_drives(
     ctx: Context,
+    mut from_disk: FromDisk,
     (facts, discovery, fitted): (NodeFacts, Discovery, watch::Receiver<Fitted>),
     ready: Readiness,
     stop: CancellationToken,
 ) {
     let (client, site) = (&ctx.client, &ctx.site);
-    if !cluster::confirm(client, &site.cluster_id, &stop).await {
+    let confirmed = cluster::confirm(client, &site.cluster_id, &stop);
+    if !from_disk.until(confirmed).await {
         return;
     }
     let mut tasks = JoinSet::new();
+    let late = stop.clone().run_until_cancelled_owned(from_disk.finish());
+    tasks.spawn(late.map(drop));
     let (known, drives) = watch::channel(None);
     tasks.spawn(reconcile::run(ctx.clone(), known, stop.clone()));
     tasks.spawn(lease::run(

@@ -176,7 +176,7 @@ pub fn held() -> Option<PathBuf> {
 /// When nothing says where the programs lie.
 pub fn within(folder: &Path, path: impl AsRef<Path>) -> Result<Command> {
     let mut command = network::inside(path);
-    let mut words = binaries::cache()?.join("bin").into_os_string();
+    let mut words = binaries::programs()?.into_os_string();
     words.push(":");
     words.push(search_path());
     command

@@ -1,5 +1,5 @@
 //! Level sim. The start of an agent over simulated devices and the embedded API in memory: a drive whose mount comes to no
-//! end delays no other drive, and is used once it answers.
+//! end delays no other drive, and is used once it answers; one that is late is mounted without the API.
 
 #![cfg(test)]
 
@@ -11,7 +11,7 @@ use std::time::Duration;
 use agent::host::{Host as _, XfsErrors};
 use agent::metrics::Metrics;
 use agent::probe::{Policy, Snapshot};
-use agent::reconcile::{self, Context, Limits, START_WAIT};
+use agent::reconcile::{self, Context, FromDisk, Limits, START_WAIT};
 use agent::records::{DriveRecord, drive_record};
 use agent::registry::Registry;
 use agent::site::Site;
@@ -181,11 +181,11 @@ async fn one_hung_mount_delays_no_other_drive() {
 
     let ctx = machine.context();
     let began = now();
-    let snapshot = Arc::clone(&ctx.snapshots.borrow());
-    let mut late = reconcile::attach_from_disk(&ctx, &snapshot).await;
+    let mut from_disk = FromDisk::new(ctx.clone());
+    from_disk.first().await;
     assert!(now() - began < START_WAIT + Duration::from_secs(5));
     assert!(ctx.registry.get(hung).is_err() && ctx.registry.get(other).is_ok());
-    assert_eq!(late.len(), 1, "it goes on by itself");
+    assert_eq!(from_disk.late(), 1, "it goes on by itself");
 
     // The API shows which one it is, and nothing is begun a second time on the drive that hangs.
     let stop = CancellationToken::new();
@@ -211,7 +211,7 @@ async fn one_hung_mount_delays_no_other_drive() {
     machine
         .until(hung, |phase, _| phase == DrivePhase::Ready)
         .await;
-    assert!(late.join_next().await.is_some_and(|ended| ended.is_ok()));
+    from_disk.finish().await;
     let mounted = ctx.registry.get(hung).unwrap();
     let (host, root): (Arc<dyn agent::host::Host>, _) =
         (Arc::clone(&ctx.host), mounted.root.clone());
@@ -219,6 +219,47 @@ async fn one_hung_mount_delays_no_other_drive() {
     assert!(read.await.unwrap().is_ok());
     stop.cancel();
     running.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_drive_that_is_late_is_mounted_while_nobody_can_be_asked() {
+    let machine = Machine::new();
+    let ids = machine.init().await;
+    let [late, other] = ids.as_slice() else {
+        panic!("two drives: {ids:?}");
+    };
+    // Once it answers while the agent still waits for it; once it is plugged in when nobody waits any more.
+    for answers in [false, true] {
+        machine.host.reboot();
+        let serial = machine.host.machine().space.unplug("nvme0n1").unwrap();
+        let ctx = machine.context();
+        machine
+            .snapshots
+            .send_modify(|snapshot| Arc::make_mut(snapshot).complete = answers);
+        let appears = async {
+            until_mounted(&ctx, other).await;
+            assert!(ctx.registry.get(late).is_err());
+            machine.host.machine().space.plug("nvme0n1", &serial);
+            machine.look();
+            until_mounted(&ctx, late).await;
+        };
+        let mut from_disk = FromDisk::new(ctx.clone());
+        if answers {
+            from_disk.first().await;
+            from_disk.until(appears).await;
+        } else {
+            tokio::join!(from_disk.first(), appears);
+        }
+        from_disk.finish().await;
+    }
+}
+
+async fn until_mounted(ctx: &Context, id: &str) {
+    let end = now() + PATIENCE;
+    while ctx.registry.get(id).is_err() {
+        assert!(now() < end, "drive {id} is not mounted");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 #[tokio::test]
@@ -304,9 +345,9 @@ async fn what_a_person_said_of_a_drive_is_on_it() {
     assert_eq!(registry.said()[&ids[0]].access_tier, Some(AccessTier::Cold));
     machine.host.reboot();
     let ctx = machine.context();
-    let snapshot = Arc::clone(&ctx.snapshots.borrow());
-    let late = reconcile::attach_from_disk(&ctx, &snapshot).await;
-    assert!(late.is_empty());
+    let mut from_disk = FromDisk::new(ctx.clone());
+    from_disk.first().await;
+    assert_eq!(from_disk.late(), 0);
     assert_eq!(ctx.registry.said(), registry.said());
     let suspended = [&ids[0], &ids[1]].map(|id| ctx.registry.is_suspended(id));
     assert_eq!(suspended, [true, false]);
@@ -319,12 +360,10 @@ async fn a_late_mount_is_registered_while_the_api_is_away() {
     machine.host.reboot();
     machine.host.hang("nvme1n1", true);
     let ctx = machine.context();
-    let snapshot = Arc::clone(&ctx.snapshots.borrow());
-    let mut late = reconcile::attach_from_disk(&ctx, &snapshot).await;
+    let mut from_disk = FromDisk::new(ctx.clone());
+    from_disk.first().await;
     assert_eq!(ctx.registry.all().len(), 1);
     machine.host.hang("nvme1n1", false);
-    while let Some(ended) = late.join_next().await {
-        ended.unwrap();
-    }
+    from_disk.finish().await;
     assert_eq!(ctx.registry.all().len(), ids.len());
 }

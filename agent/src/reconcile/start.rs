@@ -2,15 +2,19 @@
 //!
 //! ```text
 //!   whole drives ─► one mount each, on the drive's worker ─┬─ done within START_WAIT ─► registered ─► the agent serves
-//!                                                          └─ later ───► registered then; its reconciler lets it be till then
+//!   what answers or appears later, until the API is known ─┴─ later ───► registered then; its reconciler lets it be till then
 //! ```
 
+use std::collections::BTreeSet;
+use std::future::{Future, pending};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use block::claim::{Claim, ClaimState};
 use block::signature::{Found, Kind};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::apply::{Apply, Outcome, Session};
@@ -21,37 +25,109 @@ use crate::worker::Lane;
 
 use super::Context;
 
-/// How long the agent waits at its start for all mounts, before it serves the drives that are mounted by then. A mount
-/// takes less than a second unless its log is long, and nobody is to wait for another's drive.
+/// How long the agent waits at its start for all answers and mounts, before it serves the drives that are mounted by then.
+/// A mount takes less than a second unless its log is long, and nobody is to wait for another's drive.
 pub const START_WAIT: Duration = Duration::from_secs(5);
 
 /// Mounts and registers every drive of this cluster that was completed, is borne by one device alone, and still has
-/// the identity under which it was claimed. All at once, each on its own worker. Gives those that are not done within
-/// [`START_WAIT`]: they go on for as long as the answer is kept, and register when they are done.
-pub async fn attach_from_disk(ctx: &Context, snapshot: &Snapshot) -> JoinSet<()> {
-    let mut attaching = JoinSet::new();
-    let label = ctx.site.label();
-    let whole = |seen: &&Arc<Seen>| is_whole(seen, &label);
-    for seen in snapshot.devices.values().filter(whole) {
-        let Some(held) = &seen.holds else { continue };
-        if snapshot.by_drive(&held.id).count() == 1 {
-            let guard = ctx.registry.attaching(&held.id);
-            let mount = attach(ctx.clone(), Arc::clone(seen), held.id.clone());
-            attaching.spawn(async move {
-                mount.await;
-                drop(guard);
-            });
+/// the identity under which it was claimed. All at once, each on its own worker, and each medium once: a drive that was
+/// slow to answer, or is plugged in while nobody can be asked, as soon as it is seen.
+pub struct FromDisk {
+    ctx: Context,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// What was begun: drives with the device and the medium that bore them.
+    begun: BTreeSet<(String, String, u64)>,
+    attaching: JoinSet<()>,
+}
+
+impl FromDisk {
+    /// Begins nothing yet.
+    #[must_use]
+    pub fn new(ctx: Context) -> Self {
+        Self {
+            snapshots: ctx.snapshots.clone(),
+            ctx,
+            begun: BTreeSet::new(),
+            attaching: JoinSet::new(),
         }
     }
-    let all = async { while attaching.join_next().await.is_some() {} };
-    if tokio::time::timeout(START_WAIT, all).await.is_err() {
-        tracing::warn!(
-            late = attaching.len(),
-            reason = %api::Reason::Unresponsive,
-            "Not every drive is mounted yet; the others are served, and these once they are"
-        );
+
+    /// Mounts until all devices have answered and all mounts have ended, or [`START_WAIT`] is over.
+    pub async fn first(&mut self) {
+        let all = async {
+            while !self.begin() || self.late() > 0 {
+                self.change().await;
+            }
+        };
+        if tokio::time::timeout(START_WAIT, all).await.is_err() {
+            tracing::warn!(
+                late = self.late(),
+                reason = %api::Reason::Unresponsive,
+                "Not every drive is mounted yet; the others are served, and these once they are"
+            );
+        }
     }
-    attaching
+
+    /// Mounts what is there and what appears, until `known` is done, and gives what that gives. From then on reconcilers
+    /// mount, and nothing is begun here any more.
+    pub async fn until<T>(&mut self, known: impl Future<Output = T>) -> T {
+        let mut known = pin!(known);
+        loop {
+            self.begin();
+            tokio::select! {
+                biased;
+                known = &mut known => return known,
+                () = self.change() => {}
+            }
+        }
+    }
+
+    /// Waits for the mounts under way, which go on for as long as they are waited for.
+    pub async fn finish(mut self) {
+        while self.attaching.join_next().await.is_some() {}
+    }
+
+    /// How many mounts are under way.
+    #[must_use]
+    pub fn late(&self) -> usize {
+        self.attaching.len()
+    }
+
+    /// Waits until there is another picture, or a mount has ended.
+    async fn change(&mut self) {
+        tokio::select! {
+            Some(_) = self.attaching.join_next() => {}
+            Ok(()) = self.snapshots.changed() => {}
+            else => pending().await,
+        }
+    }
+
+    /// Begins what the picture now shows for the first time. Whether all devices have answered.
+    fn begin(&mut self) -> bool {
+        let snapshot = Arc::clone(&self.snapshots.borrow_and_update());
+        let (ctx, label) = (&self.ctx, self.ctx.site.label());
+        for seen in snapshot
+            .devices
+            .values()
+            .filter(|seen| is_whole(seen, &label))
+        {
+            let Some(held) = &seen.holds else { continue };
+            let (id, facts) = (&held.id, &seen.facts);
+            if snapshot.by_drive(id).count() > 1 || ctx.registry.get(id).is_ok() {
+                continue;
+            }
+            let medium = (id.clone(), facts.name.clone(), facts.diskseq);
+            if !ctx.registry.is_attaching(id) && self.begun.insert(medium) {
+                let guard = ctx.registry.attaching(id);
+                let mount = attach(ctx.clone(), Arc::clone(seen), id.clone());
+                self.attaching.spawn(async move {
+                    mount.await;
+                    drop(guard);
+                });
+            }
+        }
+        snapshot.complete
+    }
 }
 
 /// Whether a device bears a drive that can be mounted without asking: one of this cluster, or one that was moved here while

@@ -1,5 +1,6 @@
 //! The programs of a cluster, built by Go from the modules that `tests/cluster/modules` pins, into a cache that outlives
-//! the build folder: the first build takes ten minutes on two processors.
+//! the build folder: the first build takes ten minutes on two processors. `RINGPV_KUBERNETES=1.30` takes the module
+//! `kubernetes-1.30` for `kubernetes`: the oldest version that RingPV is for.
 
 use std::fs::{self, File};
 use std::io;
@@ -20,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 struct Module {
     /// Of what is built.
     name: &'static str,
-    /// The module.
+    /// The folder of the module, which may have one for each version.
     folder: &'static str,
     programs: &'static [&'static str],
     package: Package,
@@ -115,6 +116,20 @@ pub(super) fn cache() -> Result<PathBuf> {
     Ok(cache.join("ringpv-kube"))
 }
 
+/// The version of Kubernetes that is asked for, where it is not the newest.
+pub(super) fn version() -> Option<String> {
+    std::env::var("RINGPV_KUBERNETES").ok()
+}
+
+/// The folder of the programs.
+///
+/// # Errors
+/// When nothing says where that is.
+pub(super) fn programs() -> Result<PathBuf> {
+    let name = version().map_or_else(|| "bin".to_owned(), |version| format!("bin-{version}"));
+    Ok(cache()?.join(name))
+}
+
 /// Builds what is not built yet, and says where the programs lie.
 ///
 /// # Errors
@@ -132,7 +147,7 @@ pub fn build_suite() -> Result<PathBuf> {
 }
 
 fn build_all(modules: &[Module]) -> Result<PathBuf> {
-    let folder = cache()?.join("bin");
+    let folder = programs()?;
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     let lock = File::create(folder.join(".lock"))?;
     lock.lock()?;
@@ -155,7 +170,12 @@ impl Package {
 
 impl Module {
     fn source(&self) -> PathBuf {
-        root().join("tests/cluster/modules").join(self.folder)
+        let modules = root().join("tests/cluster/modules");
+        let of_version = version().map(|version| format!("{}-{version}", self.folder));
+        of_version
+            .map(|folder| modules.join(folder))
+            .filter(|folder| folder.exists())
+            .unwrap_or_else(|| modules.join(self.folder))
     }
 
     /// What the programs are built from: every file of the module's folder.

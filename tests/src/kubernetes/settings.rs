@@ -133,10 +133,15 @@ conf_dir = "{network}"
     }
 
     fn proxy(&self) -> Value {
+        // Kubernetes 1.30 has to be told; since 1.33 there is nothing to tell.
+        let gates = match super::binaries::version() {
+            Some(_) => json!({"NFTablesProxyMode": true}),
+            None => json!({}),
+        };
         json!({
             "kind": "KubeProxyConfiguration", "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
             "clientConnection": {"kubeconfig": self.at("proxy.kubeconfig")},
-            "mode": "nftables", "clusterCIDR": PODS, "hostnameOverride": self.name,
+            "featureGates": gates, "mode": "nftables", "clusterCIDR": PODS, "hostnameOverride": self.name,
             // The limits on connections are the machine's, not this namespace's.
             "conntrack": {"maxPerCore": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
         })

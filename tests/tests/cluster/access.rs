@@ -203,8 +203,13 @@ pub(crate) fn people(stage: &Stage) {
     let refused = operator.patch(&["rdrive", &own], &json!({"spec": {"force": true}}));
     refused.refused(1, "verb erase on drives");
 
+    stage.apply(&json!({"apiVersion": "ringpv.io/v1alpha1", "kind": "StorageNode", "metadata": {"name": "gone"}, "spec": {}}));
+    let forget = ["delete", "rnode", "gone"];
+    operator.kubectl(&forget).refused(1, "cannot delete");
+
     let token = somebody("erase");
     let eraser = Somebody::with(stage, &token);
+    eraser.kubectl(&forget).ok();
     eraser
         .patch(&["rdrive", &own], &json!({"spec": {"force": true}}))
         .ok();

@@ -49,6 +49,10 @@ fn they_do_not_come_back(stage: &Stage) {
         });
         stage.told(name, "renewed");
         stage.cluster.ringpv(&word).ok();
+        stage.cluster.until("its lease goes with it", || {
+            let lease = ["--namespace=ringpv", "get", &lease, "--ignore-not-found"];
+            stage.kubectl(&lease).is_empty()
+        });
     }
     let after = (stage.all("rnode").len(), stage.all("rdrive").len());
     assert_eq!((after.0 + 2, after.1 + 4), before);
