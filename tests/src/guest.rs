@@ -91,20 +91,9 @@ impl Guest {
     pub fn refusal() -> Option<String> {
         let mut list = vm();
         list.arg("list");
-        if run(list, Duration::from_secs(20)).code != Some(0) {
-            return Some("tests/guest/vm does not run (python3)".to_owned());
-        }
-        let lab = std::env::var_os("RINGPV_LAB")
-            .map(PathBuf::from)
-            .or_else(|| {
-                let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-                let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-                Some(cache.or(home)?.join("ringpv-lab"))
-            });
-        match lab {
-            Some(lab) if lab.join("recipe").exists() => None,
-            Some(_) | None => Some("there are no images: tests/guest/vm build".to_owned()),
-        }
+        let listed = run(list, Duration::from_secs(20));
+        (listed.code != Some(0))
+            .then(|| format!("tests/guest/vm does not run: {}", listed.stderr.trim()))
     }
 
     /// Boots a guest with these options of `vm`. The folder of our programs is `/host` in it. An emulated machine now

@@ -1,6 +1,6 @@
 //! Level external. Kubernetes' own end-to-end suite of storage drivers, against RingPV on emulated machines with NVMe
-//! drives, where a volume's size is enforced. `FOCUS=REGEX` runs only those of its cases; where CI is set those of [`CORE`], and of
-//! the others those whose turn it is by the commit.
+//! drives, where a volume's size is enforced. `CLASS=NAME` and `FOCUS=REGEX` run less of it; where CI is set a commit is held to
+//! one of the classes, in that to the cases of [`CORE`], and to those of the others whose turn it is.
 
 #![cfg(test)]
 
@@ -21,27 +21,27 @@ const MACHINES: [&str; 2] = ["machine-1", "machine-2"];
 /// All that is about a driver that is not the suite's own.
 const FOCUS: &str = r"External.Storage";
 /// What takes a node away from all others, and what other systems need.
-const SKIP: &str = r"\[Disruptive\]|\[Feature:Windows\]|ntfs|\[Serial\]";
+const SKIP: &str = r"\[Disruptive\]|\[Feature:Windows\]|ntfs";
+/// Processes that run cases side by side.
+const PROCESSES: u32 = 3;
 const LIMIT: Duration = Duration::from_secs(4 * 3600);
-/// The classes, as `tests/external` defines each: its name, its binding, how a size is kept, and one in how many cases has its turn
-/// where CI is set.
-const CLASSES: [(&str, &str, &str, u64); 3] = [
-    ("strict", "WaitForFirstConsumer", "strict", 32),
-    ("immediate", "Immediate", "strict", 128),
-    ("best-effort", "WaitForFirstConsumer", "best-effort", 128),
+/// The classes, as `tests/external` defines each: its name, its binding, and how a size is kept.
+const CLASSES: [(&str, &str, &str); 3] = [
+    ("strict", "WaitForFirstConsumer", "strict"),
+    ("immediate", "Immediate", "strict"),
+    ("best-effort", "WaitForFirstConsumer", "best-effort"),
 ];
-/// What every commit is held to, of the first class: the end of cases' names.
-const CORE: [&str; 9] = [
+/// In how many commits of its class a case has its turn.
+const TURNS: u64 = 64;
+/// What every commit is held to: the end of cases' names.
+const CORE: [&str; 5] = [
     "Dynamic PV (default fs)] volumes should store data",
     "Dynamic PV (default fs)] subPath should support existing single file [LinuxOnly]",
-    "Dynamic PV (default fs)] subPath should fail if subpath with backstepping is outside the volume [Slow] [LinuxOnly]",
     "Dynamic PV (default fs)(allowExpansion)] volume-expand should resize volume when PVC is edited while pod is using it",
-    "Dynamic PV (immediate binding)] topology should provision a volume and schedule a pod with AllowedTopologies",
     "Generic Ephemeral-volume (default fs) (late-binding)] ephemeral should create read/write inline ephemeral volume",
     "CSI Ephemeral-volume (default fs)] ephemeral should create read/write inline ephemeral volume",
-    "Dynamic PV (default fs)] capacity provides storage capacity information",
-    "Dynamic PV (default fs)] fsgroupchangepolicy (OnRootMismatch)[LinuxOnly], pod created with an initial fsgroup, new pod fsgroup applied to volume contents",
 ];
+
 /// Why the suite may skip a case: a part of what it says then, and the reason, one a line.
 fn explained() -> Vec<(String, String)> {
     let text = fs::read_to_string(root().join("tests/external/skips")).unwrap();
@@ -63,42 +63,52 @@ fn every_case_of_what_ringpv_declares() {
     loaded.unwrap_or_else(|error| panic!("{error:#}"));
     let images = Images::new();
     let machines = stage.machines(&MACHINES, "4G", &images);
-    // Its kernel may have no project quota.
-    stage.kubectl(&["cordon", NATIVE]);
-    for (class, binding, enforcement, _) in CLASSES {
+    let mut passed = 0;
+    for (index, (class, binding, enforcement)) in CLASSES.into_iter().enumerate() {
+        // Numbers that follow each other: one of them has its turn.
+        let chosen = match std::env::var("CLASS") {
+            Ok(only) => only == class,
+            Err(_) => is_its_turn(&index.to_string(), 3),
+        };
+        if !chosen {
+            println!("class {class}: not the turn of this commit");
+            continue;
+        }
         let words = json!({"capacity-enforcement": enforcement});
         stage.class(class, binding, words);
-    }
-
-    let listed = std::env::var_os("CI").map(|_| suite(&stage, CLASSES[0].0, FOCUS, 0));
-    let only = std::env::var("CLASS").ok();
-    let mut passed = 0;
-    for (class, _, _, turns) in CLASSES {
-        if only.as_ref().is_some_and(|only| only != class) {
-            continue;
-        }
-        let chosen = listed.as_ref().map(|listed| share(listed, class, turns));
-        if chosen.as_ref().is_some_and(Vec::is_empty) {
-            continue;
-        }
-        let chosen = chosen.unwrap_or_default();
-        let focus = match std::env::var("FOCUS") {
-            Ok(focus) => format!("{FOCUS}.*({focus})"),
-            Err(_) if chosen.is_empty() => FOCUS.to_owned(),
-            // Before a name the suite puts its own.
-            Err(_) => {
-                let names: Vec<String> = chosen.iter().map(|name| pattern(name)).collect();
-                format!("({})$", names.join("|"))
-            }
+        // This machine's kernel may have no project quota.
+        let verb = if enforcement == "strict" {
+            "cordon"
+        } else {
+            "uncordon"
         };
-        let report = suite(&stage, class, &focus, 3);
-        passed += judge(&report);
-        all_were_run(&report, &chosen);
+        stage.kubectl(&[verb, NATIVE]);
+        passed += of_class(&stage, class);
     }
     drop(machines);
     assert!(passed > 0, "no case ran");
     // The test itself counts as one.
     println!("COUNTED: {} passed, 0 failed, 0 skipped", passed - 1);
+}
+
+/// Runs the cases of a class that are asked for. How many passed.
+fn of_class(stage: &Stage, class: &str) -> usize {
+    let chosen = match (std::env::var_os("CI"), std::env::var("FOCUS")) {
+        (Some(_), Err(_)) => share(&suite(stage, class, FOCUS, 0), class),
+        (_, _) => Vec::new(),
+    };
+    let focus = match std::env::var("FOCUS") {
+        Ok(focus) => format!("{FOCUS}.*({focus})"),
+        Err(_) if chosen.is_empty() => FOCUS.to_owned(),
+        // Before a name the suite puts its own.
+        Err(_) => {
+            let names: Vec<String> = chosen.iter().map(|name| pattern(name)).collect();
+            format!("({})$", names.join("|"))
+        }
+    };
+    let report = suite(stage, class, &focus, PROCESSES);
+    all_were_run(&report, &chosen);
+    judge(&report)
 }
 
 /// What matches a case's name: in a report a part of it may end in a blank, for the suite's choice not.
@@ -129,7 +139,7 @@ fn suite(stage: &Stage, class: &str, focus: &str, processes: u32) -> Value {
 }
 
 /// Of the cases that are listed, those that a commit is held to with a class.
-fn share(listed: &Value, class: &str, turns: u64) -> Vec<String> {
+fn share(listed: &Value, class: &str) -> Vec<String> {
     let all = cases(listed).into_iter();
     let all: Vec<String> = all
         .filter(|(_, case)| case.state == "passed")
@@ -141,10 +151,7 @@ fn share(listed: &Value, class: &str, turns: u64) -> Vec<String> {
             "the suite has no case {core:?}"
         );
     }
-    let is_first = class == CLASSES[0].0;
-    let turn = |name: &String| {
-        (is_first && is_core(name)) || is_its_turn(&format!("{class} {name}"), turns)
-    };
+    let turn = |name: &String| is_core(name) || is_its_turn(name, TURNS);
     let chosen: Vec<String> = all.iter().filter(|name| turn(name)).cloned().collect();
     println!(
         "class {class}: {} of {} cases:\n{}",
