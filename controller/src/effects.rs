@@ -9,7 +9,7 @@ use std::time::Duration;
 use api::event::{EVENTS_NAMESPACE, Notice};
 use api::names::{LABEL_DRIVE, MANAGER_CONTROLLER};
 use api::serve::faults;
-use api::{Drive, StorageNode, Volume};
+use api::{Drive, StorageNode, Volume, VolumePhase};
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Event;
@@ -41,6 +41,7 @@ fn key(effect: &Effect) -> Option<Key> {
         Effect::Place { volume, .. } => Some(("place", volume.clone())),
         Effect::Verdict(judgement) => Some(("verdict", judgement.drive.to_string())),
         Effect::Silence { node, .. } => Some(("silence", node.clone())),
+        Effect::Refuse(notice) => Some(("refuse", notice.name.clone())),
         Effect::Tell(_) => None,
     }
 }
@@ -124,6 +125,7 @@ async fn write(leader: &Leader, effect: Effect) {
         } => write_place(leader, volume, uid, placement).await,
         Effect::Verdict(judgement) => write_verdict(leader, judgement).await,
         Effect::Silence { node, uid, since } => write_silence(leader, node, uid, *since).await,
+        Effect::Refuse(notice) => write_refusal(leader, notice).await,
         Effect::Tell(notice) => write_event(leader, notice).await,
     };
     match result {
@@ -197,6 +199,19 @@ async fn write_place(
             Err(error)
         }
     }
+}
+
+/// To the volume's agent, which lets the pod's mount fail with these words, and to people.
+async fn write_refusal(leader: &Leader, notice: &Notice) -> Result<(), CallError> {
+    let patch = json!({
+        "metadata": { "uid": notice.uid },
+        "status": { "phase": VolumePhase::Pending, "reason": notice.reason, "message": notice.message },
+    });
+    let volumes: Api<Volume> = leader.volumes();
+    let (params, patch) = (patch_params(), Patch::Merge(&patch));
+    let written = volumes.patch_status(&notice.name, &params, &patch);
+    faults::around("refuse", call(WRITE_TIMEOUT, written)).await?;
+    write_event(leader, notice).await
 }
 
 async fn write_verdict(leader: &Leader, judgement: &Judgement) -> Result<(), CallError> {

@@ -7,7 +7,7 @@
 //! | a Drive being deleted that no volume names | the finalizer is dropped; the agent does the rest |
 //! | the same while volumes name it | people are told how many |
 //! | an inline Volume without a drive | a drive of its node is chosen, promised, written |
-//! | the same, and nothing fits | people are told why; tried again when something changes, at the latest after a while |
+//! | the same, and nothing fits | its pod and people are told why; tried again when something changes, at the latest after a while |
 //! | a Volume that is to be moved, and that nobody uses | the drive that is named is promised, written in place of the other |
 //! | the same, and somebody does, or the drive cannot take it | people are told why, once; tried again at each look |
 //! | more promised on a Drive than it holds | people are told, once |
@@ -62,6 +62,8 @@ pub enum Effect {
         /// As it is to be.
         since: Option<Timestamp>,
     },
+    /// Why an inline volume has no drive: to its pod, by the volume's status, and to people.
+    Refuse(Notice),
     /// A word to people.
     Tell(Notice),
 }
@@ -141,7 +143,7 @@ impl Lifecycle {
         if self.unmoved.insert(volume.name.clone(), said.clone()) == Some(said) {
             return None;
         }
-        Some(tell_of(volume, reason, message))
+        Some(Effect::Tell(notice_of(volume, reason, message)))
     }
 
     fn held_drive(&mut self, drive: &DriveEntry, volumes: usize) -> Option<Effect> {
@@ -204,7 +206,7 @@ impl Lifecycle {
         if before.is_some_and(|before| before.said == message) {
             return None;
         }
-        Some(tell_of(volume, reason, message))
+        Some(Effect::Refuse(notice_of(volume, reason, message)))
     }
 }
 
@@ -229,15 +231,15 @@ fn promised(
     place
 }
 
-fn tell_of(volume: VolumeEntry, reason: Reason, message: String) -> Effect {
-    Effect::Tell(Notice {
+fn notice_of(volume: VolumeEntry, reason: Reason, message: String) -> Notice {
+    Notice {
         kind: "Volume",
         name: volume.name,
         uid: volume.uid,
         reason,
         message,
         warning: true,
-    })
+    }
 }
 
 fn is_unplaced(volume: &&VolumeEntry) -> bool {

@@ -363,6 +363,7 @@ async fn look(leader: &Leader, queue: &Queue, changed: &Notify) {
                 Effect::Finalizers { .. }
                 | Effect::Verdict(_)
                 | Effect::Silence { .. }
+                | Effect::Refuse(_)
                 | Effect::Tell(_) => None,
             };
             // An effect of the same volume under way holds the promise itself.

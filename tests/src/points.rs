@@ -134,6 +134,9 @@ pub const CONTROLLER_VOLUME: [&str; 8] = [
 /// The controller chooses a drive for an inline ephemeral volume.
 pub const CONTROLLER_INLINE: [&str; 2] = ["place.before", "place.after"];
 
+/// The controller says why there is no drive for one.
+pub const CONTROLLER_REFUSES: [&str; 2] = ["refuse.before", "refuse.after"];
+
 /// The controller takes a new drive into its care and judges it; the same for finalizers when the drive is let go.
 pub const CONTROLLER_DRIVE: [&str; 4] = [
     "finalizers.before",
@@ -256,6 +259,7 @@ mod tests {
             .chain(&CONTROLLER_VOLUME)
             .chain(&CONTROLLER_INLINE)
             .chain(&CONTROLLER_DRIVE)
+            .chain(&CONTROLLER_REFUSES)
             .chain(&CONTROLLER_TELLS)
             .chain(&STORE)
             .map(|point| point.split('@').next().unwrap_or(point))

@@ -126,6 +126,16 @@ impl Wish {
     }
 }
 
+/// What the leader says of a volume: its drive, or why there is none, which it asks itself again and again.
+fn answer(object: Arc<Volume>) -> Option<Result<Subject, Refusal>> {
+    if object.spec.drive.is_some() {
+        return Some(Ok(Subject::of(object)));
+    }
+    let status = object.status.as_ref()?;
+    let refusal = Refusal::new(status.reason?, status.message.clone());
+    Some(Err(refusal))
+}
+
 impl Volumes {
     /// The inline ephemeral volume `name` of a pod, which the kubelet calls `handle`, made and placed if it is not yet.
     ///
@@ -152,9 +162,9 @@ impl Volumes {
         let placed = async {
             loop {
                 if let Some(object) = self.inner.cache.get(name)
-                    && object.spec.drive.is_some()
+                    && let Some(answer) = answer(object)
                 {
-                    return Subject::of(object);
+                    return answer;
                 }
                 // The sender lives as long as this service.
                 if changes.changed().await.is_err() {
@@ -162,15 +172,14 @@ impl Volumes {
                 }
             }
         };
-        tokio::time::timeout(PLACED_WITHIN, placed)
-            .await
-            .map_err(|_| {
-                let message = format!(
-                    "no drive was chosen within {} s: none of this node fits, or no controller leads",
-                    PLACED_WITHIN.as_secs()
-                );
-                Refusal::new(Reason::NoFit, message)
-            })
+        let waited = tokio::time::timeout(PLACED_WITHIN, placed).await;
+        waited.unwrap_or_else(|_| {
+            let message = format!(
+                "no controller chose a drive within {} s: none leads, or it does not come to it",
+                PLACED_WITHIN.as_secs()
+            );
+            Err(Refusal::new(Reason::NotLeader, message))
+        })
     }
 
     async fn create(&self, name: &str, handle: &str, wish: Wish) -> Result<Volume, Refusal> {

@@ -18,7 +18,7 @@ fn step(lifecycle: &mut Lifecycle, inventory: &mut Inventory, seconds: i64) -> V
 
 fn reasons(effects: &[Effect]) -> Vec<Reason> {
     let reason = |effect: &Effect| match effect {
-        Effect::Tell(notice) => Some(notice.reason),
+        Effect::Tell(notice) | Effect::Refuse(notice) => Some(notice.reason),
         Effect::Finalizers { .. }
         | Effect::Place { .. }
         | Effect::Verdict(_)
@@ -100,7 +100,7 @@ fn inline_volumes_are_placed_on_their_node_one_after_the_other() {
             placement,
             ..
         },
-        Effect::Tell(notice),
+        Effect::Refuse(notice),
     ] = &effects[..]
     else {
         panic!("{effects:?}");

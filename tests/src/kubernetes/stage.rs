@@ -80,8 +80,15 @@ impl Stage {
         self.cluster.install(&words)
     }
 
-    /// Makes drives of all devices, as a person does, and the classes.
+    /// Makes drives of all devices, and the classes.
     pub fn with_drives(&self) {
+        self.init();
+        self.class(CLASS, "WaitForFirstConsumer", json!({}));
+        self.class("immediate", "Immediate", json!({}));
+    }
+
+    /// Makes drives of all devices, as a person does.
+    pub fn init(&self) {
         let names: Vec<_> = self.drives.iter().map(LoopDevice::name).collect();
         self.cluster.until("all devices are seen", || {
             let seen = self.cluster.ringpv(&["discover", "--overwrite"]).stdout;
@@ -94,8 +101,6 @@ impl Stage {
                 .ok()
                 .to_string(),
         );
-        self.class(CLASS, "WaitForFirstConsumer", json!({}));
-        self.class("immediate", "Immediate", json!({}));
     }
 
     /// Emulated machines as further nodes, each with two NVMe drives of a size, and made drives of RingPV.

@@ -47,7 +47,10 @@ impl Kubernetes {
         fs::create_dir_all(root.join("etc"))?;
         fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")?;
         fs::write(root.join("etc/group"), "root:x:0:\n")?;
-        for name in images("busybox") {
+        for name in images("busybox")
+            .into_iter()
+            .chain(images("glibc-dns-testing"))
+        {
             self.image(name, &root, &["/bin/sh"])?;
         }
         for name in images("nginx") {

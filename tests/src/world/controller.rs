@@ -301,7 +301,10 @@ impl World {
                     let patch = json!({"status": {"verdict": judgement.verdict}});
                     (judgement.drive.to_string(), patch)
                 }
-                Effect::Place { .. } | Effect::Silence { .. } | Effect::Tell(_) => continue,
+                Effect::Place { .. }
+                | Effect::Silence { .. }
+                | Effect::Refuse(_)
+                | Effect::Tell(_) => continue,
             };
             if self.faults.api_fails(&mut self.chance) {
                 continue;

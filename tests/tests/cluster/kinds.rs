@@ -40,10 +40,16 @@ fn inline_ephemeral(stage: &Stage) {
         REST,
         vec![json!({"name": "s", "mountPath": "/s"})]
     )]);
-    let attributes = json!({"size": "16Mi", "capacity-enforcement": "best-effort"});
-    it["spec"]["volumes"] =
-        json!([{"name": "s", "csi": {"driver": "ringpv.io", "volumeAttributes": attributes}}]);
-    stage.apply(&it);
+    let mut sized = |size: &str| {
+        let attributes = json!({"size": size, "capacity-enforcement": "best-effort"});
+        it["spec"]["volumes"] =
+            json!([{"name": "s", "csi": {"driver": "ringpv.io", "volumeAttributes": attributes}}]);
+        stage.apply(&it);
+    };
+    sized("1Ti");
+    stage.told("inline", "too small");
+    stage.delete(&["pod", "inline"]);
+    sized("16Mi");
     stage.run(&["inline"]);
     stage
         .sh("inline", "echo kept > /s/file && cat /s/file")
