@@ -31,7 +31,9 @@ printf '127.0.0.1 localhost\n%s %s\n' $ADDRESS $NAME >/etc/hosts
 hostname $NAME
 echo $NAME | md5sum | cut -c1-32 >/etc/machine-id
 for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do echo +$controller >/sys/fs/cgroup/cgroup.subtree_control; done
-mkdir -p /sys/fs/cgroup/$GROUP $FOLDER/$KUBELET $FOLDER/$STATE
+mkdir -p /sys/fs/cgroup/$GROUP $FOLDER/$KUBELET $FOLDER/$STATE /var/lib/kubelet
+# where Kubernetes' own suite looks for them
+ln -sfn $FOLDER/$KUBELET/pods /var/lib/kubelet/pods
 go() { local log=$FOLDER/$1.log; shift; setsid "$@" >>$log 2>&1 </dev/null & }
 ctr() { command ctr --address $FOLDER/containerd.sock "$@"; }
 go containerd containerd --config $FOLDER/containerd.toml

@@ -1,11 +1,14 @@
 //! Kubernetes' own end-to-end suite: its images, made here under the names that it asks for, and a run of it.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
+use super::settings::KUBELET;
+use super::sweep::PODS_LINK;
 use super::{Kubernetes, build_suite};
 use crate::command::{Outcome, run};
 
@@ -32,6 +35,7 @@ impl Kubernetes {
     /// When Go cannot build it, or the suite cannot name its images.
     pub fn load_suite(&self) -> Result<()> {
         let programs = build_suite()?;
+        self.link_pods()?;
         let mut list = self.inside(programs.join("e2e.test"));
         list.arg("--list-images");
         let listed = run(list, super::PATIENCE);
@@ -62,6 +66,13 @@ impl Kubernetes {
         }
         fs::remove_file(root.join("agnhost"))?;
         Ok(())
+    }
+
+    /// The suite looks for the folders of pods where kubelet has them by default.
+    fn link_pods(&self) -> Result<()> {
+        fs::create_dir_all(Path::new(PODS_LINK).parent().context("a folder")?)?;
+        let pods = self.path(KUBELET).join("pods");
+        symlink(pods, PODS_LINK).with_context(|| format!("{PODS_LINK}, for the suite alone"))
     }
 
     /// Runs cases of the suite for the driver that a file defines; `report` gets what became of each, as JSON.

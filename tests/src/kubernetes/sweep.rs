@@ -32,6 +32,8 @@ const BUNDLES: &str = "containerd-state/io.containerd.runtime.v2.task/k8s.io";
 const RESULTS: &str = "/var/lib/cni/results";
 /// Where kubelet links the logs of all containers.
 const LOG_LINKS: &str = "/var/log/containers";
+/// Where the suite looks for the folders of pods, wherever kubelet has them.
+pub(super) const PODS_LINK: &str = "/var/lib/kubelet/pods";
 /// The socket that every kubelet opens.
 const KUBELET_SOCKET: &str = "/var/lib/kubelet/device-plugins/kubelet.sock";
 /// Folders that the programs make where they are missing.
@@ -155,9 +157,10 @@ fn remove_pointers(folder: &Path) {
             fs::remove_file(socket).ok();
         }
     }
-    for link in entries(LOG_LINKS) {
-        if fs::read_link(link.path()).is_ok_and(|target| target.starts_with(folder)) {
-            fs::remove_file(link.path()).ok();
+    let links = entries(LOG_LINKS).map(|link| link.path());
+    for link in links.chain([PathBuf::from(PODS_LINK)]) {
+        if fs::read_link(&link).is_ok_and(|target| target.starts_with(folder)) {
+            fs::remove_file(link).ok();
         }
     }
     for result in entries(RESULTS) {
