@@ -33,11 +33,12 @@ use api::serve::identity::IdentityService;
 use api::serve::socket::Socket;
 use api::volume::VOLUMES_PER_DRIVE_MAX;
 use api::{Drive, DrivePhase, Reason};
-use kube::api::{Api, ListParams};
+use kube::api::Api;
 use kube::{Client, ResourceExt as _};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use crate::own;
 use crate::registry::Registry;
 use crate::topology;
 use crate::volumes::plan::Wanted;
@@ -214,9 +215,9 @@ impl NodeService {
         Ok(())
     }
 
-    async fn publish(&self, request: &NodePublishVolumeRequest) -> Result<(), Refusal> {
+    async fn publish(&self, request: &NodePublishVolumeRequest) -> Result<(), Status> {
         if request.volume_id.is_empty() {
-            return Err(missing("volume_id"));
+            return Err(missing("volume_id").into());
         }
         let target = path("target_path", &request.target_path)?;
         let use_ = check(request.volume_capability.as_ref())?;
@@ -225,11 +226,11 @@ impl NodeService {
         let (subject, staging) = if ephemeral::is_asked(&request.volume_context) {
             let wish = ephemeral::Wish::read(&request.volume_context, use_.exclusive)?;
             let subject = self.volumes.ephemeral(volume, &request.volume_id, wish);
-            (subject.await?, None)
+            (subject.await.map_err(ephemeral::not_final)?, None)
         } else {
             if request.staging_target_path.is_empty() {
                 let message = "staging_target_path is missing";
-                return Err(Refusal::new(Reason::NotStaged, message));
+                return Err(Refusal::new(Reason::NotStaged, message).into());
             }
             let staging = path("staging_target_path", &request.staging_target_path)?;
             let meant = Meant::read(&request.volume_context);
@@ -242,7 +243,12 @@ impl NodeService {
             read_only: use_.read_only || request.readonly,
             exclusive: use_.exclusive || subject.promise.record.single_writer,
         };
-        let (_, done) = self.volumes.carry_out(&subject, wanted).await?;
+        let is_inline = subject.promise.record.ephemeral;
+        let carried_out = self.volumes.carry_out(&subject, wanted).await;
+        let (_, done) = carried_out.map_err(|refusal| match is_inline {
+            true => ephemeral::not_final(refusal),
+            false => refusal.into(),
+        })?;
         if let Wanted::Published {
             staging, target, ..
         } = done
@@ -334,13 +340,8 @@ impl NodeService {
     /// This node's Drives.
     async fn drives(&self) -> Vec<Drive> {
         let api: Api<Drive> = Api::all(self.client.clone());
-        let own = ListParams::default().fields(&format!("spec.node={}", self.node));
-        let listed = tokio::time::timeout(ASK_TIMEOUT, api.list(&own)).await;
-        listed
-            .ok()
-            .and_then(Result::ok)
-            .map(|list| list.items)
-            .unwrap_or_default()
+        let listed = tokio::time::timeout(ASK_TIMEOUT, own::list(&api, &self.node)).await;
+        listed.ok().and_then(Result::ok).unwrap_or_default()
     }
 
     fn answers(&self, drive: &str) -> bool {

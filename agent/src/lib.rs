@@ -34,6 +34,7 @@ pub mod metrics;
 pub mod node_status;
 pub mod objects;
 pub mod observe;
+pub mod own;
 pub mod plan;
 pub mod probe;
 pub mod reconcile;

@@ -17,7 +17,7 @@ use block::erase::Turns;
 use futures::TryStreamExt as _;
 use jiff::Timestamp;
 use kube::api::Api;
-use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::runtime::watcher;
 use kube::{Client, ResourceExt as _};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::host::Host;
 use crate::metrics::Metrics;
+use crate::own;
 use crate::probe::Snapshot;
 use crate::registry::Registry;
 use crate::site::Site;
@@ -76,11 +77,8 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let api: Api<Drive> = Api::all(ctx.client.clone());
-    let selector = format!("spec.node={}", ctx.site.node);
-    let config = watcher::Config::default().fields(&selector);
     let mut tasks = Tasks::default();
-    let events = watcher(api, config).default_backoff();
-    let mut events = std::pin::pin!(events);
+    let mut events = own::watch(api, &ctx.site.node);
     loop {
         let event = tokio::select! {
             event = events.try_next() => event,

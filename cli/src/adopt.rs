@@ -7,13 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use api::drive::{DeviceClaim, Erase};
-use api::names::{
-    ANNOTATION_ADOPTS, ANNOTATION_GUESSED_TIER, FINALIZER_DEVICE, LABEL_DRIVE, LABEL_NODE,
-    LABEL_PREFIX, cluster_tag,
-};
+use api::names::{ANNOTATION_GUESSED_TIER, LABEL_NODE, LABEL_PREFIX, cluster_tag};
 use api::storage_node::{HeldDrive, Orphan};
-use api::volume::FsType;
-use api::{Device, Drive, DriveSpec, Reason, StorageNode, Volume, VolumeSpec};
+use api::{Device, Drive, DriveSpec, Reason, StorageNode, Volume};
 use clap::Args;
 use kube::ResourceExt as _;
 use serde_json::{Value, json};
@@ -23,6 +19,7 @@ use crate::args::{DryRun, Wait};
 use crate::change::{self, Change};
 use crate::discover::{Use, devices_of};
 use crate::init::wait;
+use crate::orphans::{self, Left, volume_of};
 use crate::persistent_volumes;
 use crate::progress::{End, follow};
 use crate::select::{Names, device_name, nothing, short};
@@ -96,7 +93,7 @@ pub(crate) async fn run(session: &mut Session, args: &AdoptArgs) -> Result<(), S
         .map(drive_of)
         .collect();
     let ids: BTreeSet<_> = found.iter().map(|f| f.held.id.clone()).collect();
-    let orphans = orphans(args, &inventory.nodes, &ids)?;
+    let orphans = left(args, &inventory.nodes, &ids)?;
     let waiting = guessed(&inventory.drives);
     if drives.is_empty() && orphans.is_empty() && waiting.is_empty() && args.pv_class.is_none() {
         return Err(Stop::refused(
@@ -106,7 +103,7 @@ pub(crate) async fn run(session: &mut Session, args: &AdoptArgs) -> Result<(), S
         ));
     }
     if args.dry_run.dry_run {
-        return would(session, &found, &orphans);
+        return would(session, &found, orphans);
     }
     let made = create_drives(session, drives).await?;
     if !made.is_empty() {
@@ -129,15 +126,25 @@ pub(crate) async fn run(session: &mut Session, args: &AdoptArgs) -> Result<(), S
     } else {
         await_records(session, args, &ids, &adopted).await?
     };
+    let (orphans, refused) = readable(orphans);
     create_volumes(session, &orphans).await?;
-    match &args.pv_class {
-        Some(class) => create_persistent_volumes(session, args, class).await,
-        None => Ok(()),
+    if let Some(class) = &args.pv_class {
+        create_persistent_volumes(session, args, class).await?;
     }
+    if refused.is_empty() {
+        return Ok(());
+    }
+    Err(Stop::Refused(refused))
+}
+
+fn readable(orphans: Vec<Left>) -> (Vec<Left>, Vec<Refusal>) {
+    orphans::apart(orphans, |_| {
+        "kubectl ringpv adopt DRIVE brings back what is on that drive alone".to_owned()
+    })
 }
 
 /// What a dry run says.
-fn would(session: &mut Session, found: &[Found], orphans: &[(String, Orphan)]) -> Result<(), Stop> {
+fn would(session: &mut Session, found: &[Found], orphans: Vec<Left>) -> Result<(), Stop> {
     for found in found {
         session.screen.line(format!(
             "drive {} ({}) would be adopted",
@@ -145,10 +152,14 @@ fn would(session: &mut Session, found: &[Found], orphans: &[(String, Orphan)]) -
             found.label()
         ))?;
     }
+    let (orphans, refused) = readable(orphans);
     for (_, orphan) in orphans {
         session
             .screen
             .line(format!("volume {} would be adopted", orphan.volume))?;
+    }
+    for line in advice::list(&refused, "") {
+        session.screen.note(line)?;
     }
     session.hint(&Hint::DryRun)
 }
@@ -177,10 +188,7 @@ fn find(args: &AdoptArgs, nodes: &[StorageNode]) -> Result<Vec<Found>, Stop> {
             }
         }
     }
-    if !args.ids.is_empty()
-        && found.is_empty()
-        && orphans(args, nodes, &BTreeSet::new())?.is_empty()
-    {
+    if !args.ids.is_empty() && found.is_empty() && left(args, nodes, &BTreeSet::new())?.is_empty() {
         return Err(nothing("drive"));
     }
     Ok(found)
@@ -254,13 +262,13 @@ fn drive_of(found: &Found) -> Drive {
 }
 
 /// Volumes without an object, among those meant: on the drives that are adopted, or that are there already.
-fn orphans(
+fn left(
     args: &AdoptArgs,
     nodes: &[StorageNode],
     adopted: &BTreeSet<String>,
-) -> Result<Vec<(String, Orphan)>, Stop> {
+) -> Result<Vec<Left>, Stop> {
     let names = Names::new(&args.node, "--node")?;
-    let meant = |orphan: &Orphan| {
+    let is_meant = |orphan: &Orphan| {
         adopted.contains(&orphan.drive)
             || args
                 .ids
@@ -274,7 +282,7 @@ fn orphans(
             .status
             .iter()
             .flat_map(|s| &s.orphans)
-            .filter(|o| meant(o));
+            .filter(|o| is_meant(o));
         orphans.extend(here.map(|o| (node.name_any(), o.clone())));
     }
     Ok(orphans)
@@ -368,12 +376,12 @@ async fn await_records(
     args: &AdoptArgs,
     ids: &BTreeSet<String>,
     adopted: &BTreeSet<String>,
-) -> Result<Vec<(String, Orphan)>, Stop> {
+) -> Result<Vec<Left>, Stop> {
     let api = session.api::<StorageNode>().await?;
     let mut last = Vec::new();
     let end = follow(api, args.wait.timeout.min(RECORDS_TIMEOUT), |nodes| {
         let nodes: Vec<_> = nodes.values().cloned().collect();
-        last = orphans(args, &nodes, ids)?;
+        last = left(args, &nodes, ids)?;
         let told: BTreeSet<_> = last.iter().map(|(_, o)| o.drive.clone()).collect();
         Ok(adopted.is_subset(&told))
     })
@@ -384,38 +392,6 @@ async fn await_records(
         })?;
     }
     Ok(last)
-}
-
-/// The Volume that a record on a drive tells of. It names the record's incarnation: only so does it get its data.
-pub(crate) fn volume_of(node: &str, orphan: &Orphan) -> Volume {
-    let mut volume = Volume::new(
-        &orphan.volume,
-        VolumeSpec {
-            csi_name: orphan.csi_name.clone(),
-            node: node.to_owned(),
-            drive: Some(orphan.drive.clone()),
-            capacity_bytes: orphan.capacity_bytes,
-            fs_type: FsType::Xfs,
-            capacity_enforcement: orphan.capacity_enforcement,
-            single_writer: orphan.single_writer,
-            ephemeral: orphan.ephemeral,
-            claim: orphan.claim.clone(),
-            spread_id: orphan.spread_id.clone(),
-            parameters: orphan.parameters.clone(),
-            placement: None,
-            suspended: false,
-            release: false,
-            move_to: None,
-        },
-    );
-    let labels = [(LABEL_NODE, node), (LABEL_DRIVE, orphan.drive.as_str())];
-    let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned()));
-    *volume.labels_mut() = labels.into();
-    volume
-        .annotations_mut()
-        .insert(ANNOTATION_ADOPTS.to_owned(), orphan.incarnation.clone());
-    volume.finalizers_mut().push(FINALIZER_DEVICE.to_owned());
-    volume
 }
 
 /// Makes a PersistentVolume for each volume meant that none names.
@@ -442,7 +418,7 @@ async fn create_persistent_volumes(
     persistent_volumes::make(session, &meant, class).await
 }
 
-async fn create_volumes(session: &mut Session, orphans: &[(String, Orphan)]) -> Result<(), Stop> {
+async fn create_volumes(session: &mut Session, orphans: &[Left]) -> Result<(), Stop> {
     let api = session.api::<Volume>().await?;
     for (node, orphan) in orphans {
         match api.create(&change::post(), &volume_of(node, orphan)).await {

@@ -38,6 +38,7 @@ mod install;
 mod label;
 mod list;
 mod move_volumes;
+mod orphans;
 mod persistent_volumes;
 mod progress;
 mod remove;

@@ -104,10 +104,14 @@ fn named(pv: &PersistentVolume) -> Option<(String, Named)> {
 }
 
 /// A PersistentVolume for a volume that none names, of a StorageClass (empty for none), kept for the claim that the volume
-/// was made for. What it names is never deleted with it: who adopts has yet to look whether all is there.
-fn made_for(volume: &Volume, class: &str) -> Result<PersistentVolume, Stop> {
+/// was made for; none where that is not on record, for then any claim could get the data. What it names is never deleted
+/// with it: who adopts has yet to look whether all is there.
+fn made_for(volume: &Volume, class: &str) -> Result<Option<PersistentVolume>, Stop> {
     let spec = &volume.spec;
     let claim = spec.claim.clone().unwrap_or_default();
+    if claim.name.is_empty() {
+        return Ok(None);
+    }
     let name = match claim.persistent_volume.as_str() {
         "" => volume.name_any(),
         name => name.to_owned(),
@@ -117,8 +121,6 @@ fn made_for(volume: &Volume, class: &str) -> Result<PersistentVolume, Stop> {
     } else {
         "ReadWriteOnce"
     };
-    let claim =
-        (!claim.name.is_empty()).then(|| json!({"namespace": claim.namespace, "name": claim.name}));
     let pv = json!({
         "metadata": {"name": name},
         "spec": {
@@ -126,14 +128,16 @@ fn made_for(volume: &Volume, class: &str) -> Result<PersistentVolume, Stop> {
             "accessModes": [mode],
             "storageClassName": class,
             "persistentVolumeReclaimPolicy": "Retain",
-            "claimRef": claim,
+            "claimRef": {"namespace": claim.namespace, "name": claim.name},
             "csi": {"driver": DRIVER, "volumeHandle": volume.name_any(), "fsType": "xfs"},
             "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [
                 {"key": TOPOLOGY_NODE, "operator": "In", "values": [spec.node]},
             ]}]}},
         },
     });
-    Ok(serde_json::from_value(pv).context("a PersistentVolume")?)
+    Ok(Some(
+        serde_json::from_value(pv).context("a PersistentVolume")?,
+    ))
 }
 
 /// Makes one for each of these volumes that none names and that is to stay.
@@ -154,7 +158,13 @@ pub(crate) async fn make(
     };
     let api: Api<PersistentVolume> = Api::all(session.client().await?);
     for volume in volumes.iter().filter(lacks) {
-        let pv = made_for(volume, class)?;
+        let Some(pv) = made_for(volume, class)? else {
+            let text = "volume {} gets no PersistentVolume: for which claim it was made is not on record, and any claim could take it; write one with a claimRef by hand";
+            session
+                .screen
+                .note(text.replace("{}", &volume.name_any()))?;
+            continue;
+        };
         let name = pv.name_any();
         match api.create(&change::post(), &pv).await {
             Ok(_) => session.screen.line(format!(
@@ -225,17 +235,17 @@ mod tests {
     #[test]
     fn a_new_one_is_kept_for_its_claim() {
         let mut volume = testing::volume("v9", "n1", "d1", 1 << 20);
-        let pv = made_for(&volume, "").unwrap();
         assert_eq!(
-            (pv.name_any().as_str(), &pv.spec.as_ref().unwrap().claim_ref),
-            ("v9", &None)
+            made_for(&volume, "").unwrap(),
+            None,
+            "it would be anybody's"
         );
         volume.spec.claim = Some(ClaimRef {
             namespace: "db".to_owned(),
             name: "data".to_owned(),
             persistent_volume: "pvc-1".to_owned(),
         });
-        let pv = made_for(&volume, "ringpv").unwrap();
+        let pv = made_for(&volume, "ringpv").unwrap().unwrap();
         assert_eq!(pv.name_any(), "pvc-1");
         let claimed = Claimed(named(&pv).into_iter().collect());
         assert_eq!(claimed.by("v9"), Some("db/data"));

@@ -1,13 +1,17 @@
 //! Objects as tests need them.
 
+use std::collections::BTreeMap;
+
 use api::drive::{DeviceClaim, DriveCapacity, DriveDevice, DriveLatency, Erase, Transport};
-use api::storage_node::DeviceVerdict;
+use api::storage_node::{DeviceVerdict, Orphan};
+use api::volume::CapacityEnforcement;
 use api::{
     AccessTier, Device, Drive, DrivePhase, DriveSpec, DriveStatus, Fingerprint, LatencySummary,
 };
 use api::{
     StorageNode, StorageNodeSpec, StorageNodeStatus, Volume, VolumePhase, VolumeSpec, VolumeStatus,
 };
+use jiff::Timestamp;
 
 /// An eligible, empty device of 1 GiB.
 pub(crate) fn device(name: &str) -> Device {
@@ -133,4 +137,22 @@ pub(crate) fn volume(name: &str, node: &str, drive: &str, capacity_bytes: u64) -
         ..VolumeStatus::default()
     });
     volume
+}
+
+/// A volume of which only the directory is left, with a record that can be read.
+pub(crate) fn orphan(volume: &str, drive: &str) -> Orphan {
+    Orphan {
+        volume: volume.to_owned(),
+        drive: drive.to_owned(),
+        capacity_bytes: 1 << 20,
+        incarnation: "uid".to_owned(),
+        csi_name: volume.to_owned(),
+        capacity_enforcement: CapacityEnforcement::Strict,
+        single_writer: false,
+        ephemeral: false,
+        spread_id: None,
+        claim: None,
+        parameters: BTreeMap::new(),
+        since: Timestamp::UNIX_EPOCH,
+    }
 }

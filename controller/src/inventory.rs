@@ -23,7 +23,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 
 pub use self::entry::{DriveEntry, KernelLatency, ReadLatency, Usage, VolumeEntry};
-use self::heard::Heard;
+use self::heard::{Heard, Lack, Lacking};
 use crate::placement::tier_index;
 
 /// A node: its topology and its drives.
@@ -33,8 +33,9 @@ pub struct NodeEntry {
     pub uid: String,
     /// Zone, region and the like.
     pub topology: BTreeMap<String, String>,
-    /// Since when its agent is not heard of.
+    /// Since when its agent is not heard of: as its object says; where there is none, as was found here.
     pub silent_since: Option<Timestamp>,
+    lacking: Option<Lacking>,
     /// Bytes of data without an object, by drive and volume.
     orphans: BTreeMap<String, BTreeMap<String, u64>>,
     drives: BTreeMap<Arc<str>, DriveEntry>,
@@ -44,6 +45,10 @@ impl NodeEntry {
     /// Its drives, by name.
     pub fn drives(&self) -> impl Iterator<Item = &DriveEntry> {
         self.drives.values()
+    }
+
+    fn lacks_for_long(&self, now: Timestamp) -> bool {
+        self.lacking.is_some_and(|lacking| lacking.is_silence(now))
     }
 }
 
@@ -124,7 +129,12 @@ impl Inventory {
             of_drive.insert(orphan.volume, orphan.capacity_bytes);
         }
         let entry = self.node_entry(name);
-        entry.uid = node.metadata.uid.clone().unwrap_or_default();
+        let uid = node.metadata.uid.clone().unwrap_or_default();
+        if entry.uid != uid {
+            // A new object is a sign of life: what it lacks counts from now on.
+            entry.lacking = None;
+        }
+        entry.uid = uid;
         entry.topology = status.topology;
         entry.silent_since = status.silent_since;
         let before = std::mem::replace(&mut entry.orphans, orphans.clone());
@@ -133,12 +143,11 @@ impl Inventory {
         }
     }
 
-    /// A StorageNode is gone; its drives stay known.
+    /// A StorageNode is gone; its drives stay known. A silent node stays silent until its agent makes the object anew.
     pub fn remove_node(&mut self, name: &str) {
         if let Some(node) = self.nodes.get_mut(name) {
             node.uid.clear();
             node.topology.clear();
-            node.silent_since = None;
         }
         self.forget_empty_node(name);
     }
@@ -203,7 +212,7 @@ impl Inventory {
         self.heard.insert(node.to_owned(), heard);
     }
 
-    /// The Lease of a node's agent is gone: nothing is known then.
+    /// The Lease of a node's agent is gone.
     pub fn forget_lease(&mut self, node: &str) {
         self.heard.remove(node);
     }
@@ -213,12 +222,36 @@ impl Inventory {
         self.heard.keys().map(String::as_str)
     }
 
+    /// Takes note of what nodes lack `now`: an object, or a Lease. A node without an object falls silent here once that
+    /// has lasted; those are returned. Of one without a Lease, [`Self::turns`] says so.
+    pub fn note_lacks(&mut self, now: Timestamp) -> Vec<Arc<str>> {
+        let mut fallen = Vec::new();
+        for (name, node) in &mut self.nodes {
+            let lack = match (node.uid.is_empty(), self.heard.contains_key(&**name)) {
+                (true, _) => Some(Lack::Object),
+                (false, false) => Some(Lack::Lease),
+                (false, true) => None,
+            };
+            node.lacking = lack.map(|lack| Lacking::new(lack, node.lacking, now));
+            let silence = node.uid.is_empty() && node.lacks_for_long(now);
+            if silence && node.silent_since.is_none() {
+                node.silent_since = Some(now);
+                fallen.push(name.clone());
+            }
+        }
+        fallen
+    }
+
     /// Nodes whose agents fell silent (true) or are heard of again (false), as far as their objects do not say so yet.
     pub fn turns(&self, now: Timestamp) -> impl Iterator<Item = (&str, &NodeEntry, bool)> {
-        self.nodes.iter().filter_map(move |(name, node)| {
-            let heard = self.heard.get(&**name)?;
-            let silent = heard.turn(node.silent_since, now)?;
-            (!node.uid.is_empty()).then_some((&**name, node, silent))
+        let nodes = self.nodes.iter().filter(|(_, node)| !node.uid.is_empty());
+        nodes.filter_map(move |(name, node)| {
+            let silent = match self.heard.get(&**name) {
+                Some(heard) => heard.turn(node.silent_since, now)?,
+                None if node.silent_since.is_none() && node.lacks_for_long(now) => true,
+                None => return None,
+            };
+            Some((&**name, node, silent))
         })
     }
 

@@ -11,7 +11,7 @@
 //! | a Volume that is to be moved, and that nobody uses | the drive that is named is promised, written in place of the other |
 //! | the same, and somebody does, or the drive cannot take it | people are told why, once; tried again at each look |
 //! | more promised on a Drive than it holds | people are told, once |
-//! | an agent whose Lease is not renewed in time | its node is marked silent, and takes no volumes; people are told |
+//! | an agent whose Lease is not renewed in time, or not there for as long | its node is marked silent, and takes no volumes; people are told |
 //! | the same, renewed again | the mark is taken away; people are told |
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -355,7 +355,11 @@ async fn look(leader: &Leader, queue: &Queue, changed: &Notify) {
     loop {
         let effects = {
             let (now, may_place) = (leader.now(), leader.leadership.may_place());
-            lifecycle.step(&mut leader.inventory(), leader.policy, now, may_place)
+            let mut inventory = leader.inventory();
+            for node in inventory.note_lacks(now) {
+                tracing::warn!(node = &*node, reason = %api::Reason::NodeSilent, "a node has drives but no StorageNode; no volume is placed there until its agent makes one");
+            }
+            lifecycle.step(&mut inventory, leader.policy, now, may_place)
         };
         for effect in effects {
             let placed = match &effect {

@@ -21,6 +21,7 @@ mod node;
 mod ringpv;
 mod settings;
 pub mod stage;
+mod stock;
 mod suite;
 mod sweep;
 

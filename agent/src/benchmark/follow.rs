@@ -11,7 +11,7 @@ use bench::{End, Report};
 use futures::TryStreamExt as _;
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, ListParams};
-use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::runtime::watcher;
 use serde_json::json;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::host::{Host, HostError, Run};
 use crate::objects::{self, Version, WriteError};
+use crate::own;
 use crate::reconcile::Context;
 use crate::records::{probe_parts, scratch};
 use crate::registry::MountedDrive;
@@ -39,9 +40,7 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let api: Api<Benchmark> = Api::all(ctx.client.clone());
-    let config = watcher::Config::default().fields(&format!("spec.node={}", ctx.site.node));
-    let events = watcher(api.clone(), config).default_backoff();
-    let mut events = std::pin::pin!(events);
+    let mut events = own::watch(api.clone(), &ctx.site.node);
     let mut runs = Runs {
         ctx,
         api,

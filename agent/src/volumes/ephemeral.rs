@@ -20,6 +20,7 @@ use api::{Bytes, Reason, Volume, VolumeSpec};
 use kube::ResourceExt as _;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::json;
+use tonic::{Code, Status};
 
 use super::refusal::Refusal;
 use super::service::Volumes;
@@ -56,6 +57,25 @@ pub fn is_handle(id: &str) -> bool {
     let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     let sum = id.strip_prefix("csi-");
     sum.is_some_and(|sum| sum.len() == 64 && sum.bytes().all(hex))
+}
+
+/// A refusal once there is a Volume, by a code that the kubelet does not take for final: after a final one it would not ask
+/// to unpublish when the pod goes, and the Volume would stay. (source: isFinalError in pkg/volume/csi/csi_client.go of
+/// Kubernetes)
+#[must_use]
+pub fn not_final(refusal: Refusal) -> Status {
+    let status = Status::from(refusal);
+    let tried_again = [
+        Code::Cancelled,
+        Code::DeadlineExceeded,
+        Code::Unavailable,
+        Code::ResourceExhausted,
+        Code::Aborted,
+    ];
+    if tried_again.contains(&status.code()) {
+        return status;
+    }
+    Status::unavailable(status.message())
 }
 
 impl Wish {

@@ -18,7 +18,7 @@ use api::{Drive, Reason, Volume};
 use futures::TryStreamExt as _;
 use kube::ResourceExt as _;
 use kube::api::Api;
-use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::runtime::watcher;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -32,6 +32,7 @@ use super::status::{self, Found, Stands};
 use super::subject::Subject;
 use crate::host::Host;
 use crate::objects::{Version, WriteError, patch_status, set_finalizer};
+use crate::own;
 use crate::registry::MountedDrive;
 
 /// Between two looks at a volume of which nothing is heard.
@@ -46,9 +47,7 @@ const COUNT_PAUSE_PER_ENTRY: Duration = Duration::from_millis(60);
 impl Volumes {
     /// Keeps the volumes until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        let selector = format!("spec.node={}", self.inner.node);
-        let config = watcher::Config::default().fields(&selector);
-        let mut events = std::pin::pin!(watcher(self.api(), config).default_backoff());
+        let mut events = own::watch(self.api(), &self.inner.node);
         let mut drives = self.inner.registry.changes();
         drives.mark_changed();
         let mut ticks = tokio::time::interval(LOOK_EVERY);

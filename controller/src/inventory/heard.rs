@@ -1,9 +1,10 @@
 //! When an agent was last heard of: it renews a Lease. What counts is when a renewal was seen here, for clocks differ.
+//! The same of a node that has no Lease, or no object: what counts is when that was seen here first.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
 
-/// What a Lease lasts that does not say.
+/// What a Lease lasts that does not say. A node is given as long to have its object and its Lease.
 const LASTS_DEFAULT: SignedDuration = SignedDuration::from_mins(3);
 
 /// What was heard of one agent.
@@ -49,6 +50,35 @@ impl Heard {
     }
 }
 
+/// What a node lacks. An agent that lives makes it within a minute or two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lack {
+    /// It has drives and no object.
+    Object,
+    /// It has an object and no Lease.
+    Lease,
+}
+
+/// A lack, and when it was seen here first.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lacking {
+    what: Lack,
+    since: Timestamp,
+}
+
+impl Lacking {
+    /// A lack seen `now`, after what was seen before.
+    pub(super) fn new(what: Lack, before: Option<Self>, now: Timestamp) -> Self {
+        let same = before.filter(|before| before.what == what);
+        same.unwrap_or(Self { what, since: now })
+    }
+
+    /// Whether it has lasted so long that the node counts as silent.
+    pub(super) fn is_silence(&self, now: Timestamp) -> bool {
+        now.duration_since(self.since) > LASTS_DEFAULT
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use api::testing::{lease, noon};
@@ -81,5 +111,17 @@ mod tests {
         assert_eq!(other.turn(Some(at(241)), at(300)), None);
         let other = Heard::new(&renewed(350), Some(&other), at(350));
         assert_eq!(other.turn(Some(at(241)), at(350)), Some(false));
+    }
+
+    #[test]
+    fn a_lack_is_silence_once_it_has_lasted() {
+        let at = |seconds: i64| noon() + SignedDuration::from_secs(seconds);
+        let first = Lacking::new(Lack::Object, None, at(0));
+        let same = Lacking::new(Lack::Object, Some(first), at(170));
+        assert!(!same.is_silence(at(180)));
+        assert!(same.is_silence(at(181)));
+        let other = Lacking::new(Lack::Lease, Some(same), at(170));
+        assert!(!other.is_silence(at(350)));
+        assert!(other.is_silence(at(351)));
     }
 }

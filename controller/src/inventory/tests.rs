@@ -1,5 +1,5 @@
 use super::*;
-use api::testing::{drive, node, noon, volume};
+use api::testing::{drive, lease, node, noon, volume};
 use jiff::SignedDuration;
 
 const GIB: u64 = 1 << 30;
@@ -168,6 +168,118 @@ fn nodes_are_kept_while_they_have_drives() {
             .is_some_and(|(_, node)| node.topology.is_empty())
     );
     assert!(inventory.node("n2").is_none());
+}
+
+fn at(seconds: i64) -> Timestamp {
+    noon() + SignedDuration::from_secs(seconds)
+}
+
+/// What fell silent without an object, and what is to be written to objects.
+fn look(inventory: &mut Inventory, seconds: i64) -> (usize, Vec<(String, bool)>) {
+    let fallen = inventory.note_lacks(at(seconds)).len();
+    let turns = inventory.turns(at(seconds));
+    let turns = turns.map(|(name, _, silent)| (name.to_owned(), silent));
+    (fallen, turns.collect())
+}
+
+fn heard(seconds: i64) -> Inventory {
+    let mut inventory = with_drives(&["d1"]);
+    inventory.apply_node(&node("n1", &[]));
+    inventory.hear("n1", &lease("n1", at(seconds)), at(seconds));
+    inventory
+}
+
+#[test]
+fn a_node_whose_object_is_gone_falls_silent() {
+    let mut inventory = heard(0);
+    assert_eq!(look(&mut inventory, 100), (0, vec![]));
+    // Its Lease goes with it, somewhat later; that does not count anew.
+    inventory.remove_node("n1");
+    assert_eq!(look(&mut inventory, 100), (0, vec![]));
+    inventory.forget_lease("n1");
+    assert_eq!(look(&mut inventory, 280), (0, vec![]));
+    assert!(!inventory.is_silent("n1"));
+    assert_eq!(look(&mut inventory, 281), (1, vec![]));
+    assert!(inventory.is_silent("n1"));
+    assert_eq!(look(&mut inventory, 282), (0, vec![]), "said once");
+    // A list that begins anew says again that it is gone.
+    inventory.remove_node("n1");
+    assert!(inventory.is_silent("n1"));
+    // Its agent makes an object, and has as long again to make the Lease.
+    inventory.apply_node(&node("n1", &[]));
+    assert!(!inventory.is_silent("n1"));
+    assert_eq!(look(&mut inventory, 300), (0, vec![]));
+    assert_eq!(look(&mut inventory, 480), (0, vec![]));
+    inventory.hear("n1", &lease("n1", at(480)), at(480));
+    assert_eq!(look(&mut inventory, 500), (0, vec![]));
+}
+
+#[test]
+fn a_node_that_never_had_an_object_falls_silent() {
+    let mut inventory = with_drives(&["d1"]);
+    // A Lease alone does not help: an agent that lives makes both.
+    inventory.hear("n1", &lease("n1", at(0)), at(0));
+    assert_eq!(look(&mut inventory, 0), (0, vec![]));
+    inventory.hear("n1", &lease("n1", at(150)), at(150));
+    assert_eq!(look(&mut inventory, 180), (0, vec![]));
+    assert_eq!(look(&mut inventory, 181), (1, vec![]));
+    inventory.remove_drive("d1");
+    assert!(inventory.node("n1").is_none());
+}
+
+#[test]
+fn a_silent_node_stays_silent_when_its_object_is_deleted() {
+    let mut inventory = heard(0);
+    let mut marked = node("n1", &[]);
+    marked.status.get_or_insert_default().silent_since = Some(at(181));
+    inventory.apply_node(&marked);
+    inventory.remove_node("n1");
+    assert!(inventory.is_silent("n1"));
+    inventory.forget_lease("n1");
+    assert_eq!(look(&mut inventory, 1_000), (0, vec![]));
+    assert!(inventory.is_silent("n1"));
+    inventory.apply_node(&node("n1", &[]));
+    assert!(!inventory.is_silent("n1"), "its agent made it anew");
+}
+
+#[test]
+fn a_node_without_a_lease_falls_silent() {
+    let silent = || (0, vec![("n1".to_owned(), true)]);
+    let mut inventory = with_drives(&[]);
+    inventory.apply_node(&node("n1", &[]));
+    assert_eq!(look(&mut inventory, 0), (0, vec![]));
+    assert_eq!(look(&mut inventory, 180), (0, vec![]));
+    assert_eq!(look(&mut inventory, 181), silent());
+    assert_eq!(look(&mut inventory, 182), silent(), "until it is written");
+    // Another object is a sign of life.
+    let mut other = node("n1", &[]);
+    other.metadata.uid = Some("another".to_owned());
+    inventory.apply_node(&other);
+    assert_eq!(look(&mut inventory, 183), (0, vec![]));
+    assert_eq!(look(&mut inventory, 364), silent());
+    other.status.get_or_insert_default().silent_since = Some(at(364));
+    inventory.apply_node(&other);
+    assert_eq!(look(&mut inventory, 365), (0, vec![]));
+    // The first Lease that is seen may be an old one; the next is a renewal.
+    inventory.hear("n1", &lease("n1", at(370)), at(370));
+    assert_eq!(look(&mut inventory, 370), (0, vec![]));
+    inventory.hear("n1", &lease("n1", at(430)), at(430));
+    let heard_again = (0, vec![("n1".to_owned(), false)]);
+    assert_eq!(look(&mut inventory, 430), heard_again);
+}
+
+#[test]
+fn a_lease_that_goes_and_comes_back_in_time_changes_nothing() {
+    let mut inventory = heard(0);
+    assert_eq!(look(&mut inventory, 100), (0, vec![]));
+    inventory.forget_lease("n1");
+    assert_eq!(look(&mut inventory, 101), (0, vec![]));
+    assert_eq!(look(&mut inventory, 281), (0, vec![]));
+    inventory.hear("n1", &lease("n1", at(281)), at(281));
+    assert_eq!(look(&mut inventory, 282), (0, vec![]));
+    inventory.forget_lease("n1");
+    assert_eq!(look(&mut inventory, 300), (0, vec![]));
+    assert_eq!(look(&mut inventory, 480), (0, vec![]), "counted anew");
 }
 
 #[test]

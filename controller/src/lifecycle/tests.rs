@@ -188,6 +188,20 @@ fn over_allocation_is_told_once_each_time() {
     }
 }
 
+/// The node of a volume that may go anywhere.
+fn chosen(inventory: &Inventory, seconds: i64) -> Result<String, String> {
+    let request = Request {
+        name: "v".to_owned(),
+        bytes: 1,
+        class: Class::default(),
+        places: Places::default(),
+        now: noon() + SignedDuration::from_secs(seconds),
+    };
+    let placement = place(&request, inventory, Policy::default());
+    let node = placement.map(|placement| placement.chosen.node);
+    node.map_err(|no_fit| no_fit.to_string())
+}
+
 #[test]
 fn a_silent_node_is_marked_and_takes_no_volumes() {
     let at = |seconds| noon() + SignedDuration::from_secs(seconds);
@@ -211,24 +225,49 @@ fn a_silent_node_is_marked_and_takes_no_volumes() {
     inventory.apply_node(&marked);
     assert_eq!(step(&mut lifecycle, &mut inventory, 182), []);
 
-    let request = Request {
-        name: "v".to_owned(),
-        bytes: 1,
-        class: Class::default(),
-        places: Places::default(),
-        now: at(182),
-    };
-    let chosen = |inventory: &Inventory| {
-        let placement = place(&request, inventory, Policy::default());
-        placement.map(|placement| placement.chosen.node)
-    };
-    assert_eq!(chosen(&inventory), Ok("n2".to_owned()));
+    assert_eq!(chosen(&inventory, 182), Ok("n2".to_owned()));
     inventory.remove_drive("d2");
     assert_eq!(
-        chosen(&inventory).unwrap_err().to_string(),
+        chosen(&inventory, 182).unwrap_err(),
         "1 drive: 1 on silent nodes"
     );
 
     inventory.hear("n1", &lease("n1", at(190)), at(190));
     assert_eq!(step(&mut lifecycle, &mut inventory, 190), [silence(None)]);
+}
+
+#[test]
+fn a_node_without_an_object_or_a_lease_takes_no_volumes_after_a_while() {
+    let at = |seconds| noon() + SignedDuration::from_secs(seconds);
+    let mut inventory = inventory(vec![drive("d1").on("n1"), drive("d2").on("n2")]);
+    inventory.apply_node(&node("n2", &[]));
+    let mut lifecycle = Lifecycle::default();
+    for seconds in [0, 180] {
+        inventory.note_lacks(at(seconds));
+        assert_eq!(step(&mut lifecycle, &mut inventory, seconds), []);
+        for name in ["n1", "n2"] {
+            assert!(!inventory.is_silent(name));
+        }
+    }
+    inventory.note_lacks(at(181));
+    // The one has no object that could say so: it is silent at once. The other is when its object says so.
+    assert_eq!(chosen(&inventory, 181), Ok("n2".to_owned()));
+    let silence = Effect::Silence {
+        node: "n2".to_owned(),
+        uid: "uid-of-n2".to_owned(),
+        since: Some(at(181)),
+    };
+    assert_eq!(step(&mut lifecycle, &mut inventory, 181), [silence]);
+    let mut marked = node("n2", &[]);
+    marked.status.get_or_insert_default().silent_since = Some(at(181));
+    inventory.apply_node(&marked);
+    assert_eq!(
+        chosen(&inventory, 182).unwrap_err(),
+        "2 drives: 2 on silent nodes"
+    );
+    let volume = VolumeEntry::new(&volume("v").ephemeral("n1").build()).unwrap();
+    let request = inline_request(&volume, at(182)).unwrap();
+    let d1 = inventory.drive("d1").unwrap();
+    let named = place_on(d1, &request, &inventory, Policy::default());
+    assert_eq!(named, Err(Reason::NodeSilent));
 }

@@ -2,7 +2,7 @@
 //! power goes.
 //!
 //! What a machine's kubelet, containerd and agent keep lies on a disk of its own, mounted where the cluster's folder lies
-//! on this machine, and outlives a power cut. Its programs and images come from a folder that it shares with us.
+//! on this machine, and outlives a power cut; on it lie the images. Its programs come from a folder that it shares with us.
 
 use std::fs;
 use std::panic::resume_unwind;
@@ -21,7 +21,6 @@ use crate::guest::Guest;
 /// What a node needs of its kernel, whether or not somebody asks for it by name.
 const JOIN: &str = r#"
 mkdir -p $FOLDER
-blkid /dev/vdb >/dev/null || mkfs.xfs -q /dev/vdb
 mount /dev/vdb $FOLDER
 cp -r /host/node/. $FOLDER/
 modprobe -a br_netfilter overlay nf_tables
@@ -38,11 +37,6 @@ go() { local log=$FOLDER/$1.log; shift; setsid "$@" >>$log 2>&1 </dev/null & }
 ctr() { command ctr --address $FOLDER/containerd.sock "$@"; }
 go containerd containerd --config $FOLDER/containerd.toml
 until ctr version >/dev/null 2>&1; do sleep 0.2; done
-mkdir -p $FOLDER/imported
-for image in /host/images/*.tar; do
-    mark=$FOLDER/imported/${image##*/}
-    [ -e $mark ] || { ctr -n k8s.io image import $image >/dev/null; sync; touch $mark; }
-done
 go kubelet /host/kubelet $KUBELET_WORDS
 go proxy /host/kube-proxy --config=$FOLDER/proxy.yaml
 cat /proc/sys/kernel/random/boot_id
@@ -79,9 +73,14 @@ impl Machine {
         self.folder.join("share")
     }
 
+    /// What outlives a power cut.
+    fn disk(&self) -> PathBuf {
+        self.folder.join("state.img")
+    }
+
     fn boot(&mut self) {
         let address = format!("{}/24", self.address);
-        let state = format!("file={},size=6G", self.folder.join("state.img").display());
+        let state = format!("file={}", self.disk().display());
         let mut options = vec!["--lan", network::NAME, "--ip", &address, "--disk", &state];
         options.extend(["--mem", "1536"]);
         options.extend(self.options.iter().map(String::as_str));
@@ -107,6 +106,8 @@ impl Kubernetes {
         let machines =
             machines.map(|((name, options), number)| self.machine(name, number, options));
         let mut machines = machines.collect::<Result<Vec<_>>>()?;
+        let disks: Vec<PathBuf> = machines.iter().map(Machine::disk).collect();
+        self.stock(&disks)?;
         self.power_on(&mut machines)?;
         Ok(machines)
     }
@@ -147,13 +148,9 @@ impl Kubernetes {
             guest: None,
         };
         let share = machine.share();
-        fs::create_dir_all(share.join("images"))?;
+        fs::create_dir_all(&share)?;
         for program in ["kubelet", "kube-proxy"] {
             fs::hard_link(self.programs.join(program), share.join(program)).context(program)?;
-        }
-        for image in fs::read_dir(self.images())? {
-            let image = image?;
-            fs::hard_link(image.path(), share.join("images").join(image.file_name()))?;
         }
         self.identify(&machine, &share.join("node"))?;
         let (net, via) = (machine.pods.as_str(), machine.address.as_str());

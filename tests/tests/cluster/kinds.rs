@@ -35,21 +35,28 @@ fn generic_ephemeral(stage: &Stage) {
 
 /// A volume that the pod itself describes.
 fn inline_ephemeral(stage: &Stage) {
+    const ANY: &str = "default,hot,warm,cold";
     let mut it = pod("inline", &[], REST);
     it["spec"]["containers"] = json!([container(
         REST,
         vec![json!({"name": "s", "mountPath": "/s"})]
     )]);
-    let mut sized = |size: &str| {
-        let attributes = json!({"size": size, "capacity-enforcement": "best-effort"});
+    let mut sized = |size: &str, tier: &str| {
+        let attributes =
+            json!({"size": size, "capacity-enforcement": "best-effort", "access-tier": tier});
         it["spec"]["volumes"] =
             json!([{"name": "s", "csi": {"driver": "ringpv.io", "volumeAttributes": attributes}}]);
         stage.apply(&it);
     };
-    sized("1Ti");
-    stage.told("inline", "too small");
-    stage.delete(&["pod", "inline"]);
-    sized("16Mi");
+    let no_volume = || stage.all("rvol").is_empty();
+    // The pod reads why, and what was made for it goes with it.
+    for (size, tier, why) in [("1Ti", ANY, "too small"), ("16Mi", "tepid", "tepid")] {
+        sized(size, tier);
+        stage.told("inline", why);
+        stage.delete(&["pod", "inline"]);
+        stage.cluster.until("its volume went along", || no_volume());
+    }
+    sized("16Mi", ANY);
     stage.run(&["inline"]);
     stage
         .sh("inline", "echo kept > /s/file && cat /s/file")

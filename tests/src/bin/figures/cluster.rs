@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  24 loop drives of the native node ──► idle agent, pods one after another, 200 claims at once on 8 of them
-//!  10,000 Drive objects that no agent has ──► CreateVolume over the leader's socket, then 50,000 volumes
+//!  10,000 Drives and their nodes that no agent has ──► CreateVolume over the leader's socket, then 50,000 volumes
 //! ```
 
 #![expect(
@@ -15,12 +15,14 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::time::{Duration, Instant};
 
-use api::Drive;
 use api::csi::controller_client::ControllerClient;
 use api::csi::{CreateVolumeRequest, Topology, TopologyRequirement};
-use api::testing::{drive, noon};
+use api::names::NAMESPACE;
+use api::testing::{drive, lease, noon};
+use api::{Drive, StorageNode, StorageNodeSpec};
 use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use tests::command::{now, until};
@@ -264,7 +266,7 @@ async fn create(stage: &Stage, object: &Value) {
 fn claims(stage: &Stage) {
     for drive in stage.all("rdrive").iter().skip(CLAIMED_DRIVES) {
         let name = drive["metadata"]["name"].as_str().unwrap_or_default();
-        stage.cluster.ringpv(&["cordon", "--drives", name]).ok();
+        stage.cluster.ringpv(&["cordon", name]).ok();
     }
     stage.apply(&json!({
         "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "here"},
@@ -317,6 +319,7 @@ fn claims(stage: &Stage) {
 // ---- many drives ----
 
 fn many_drives(stage: &Stage) {
+    make_nodes(stage);
     make_drives(stage);
     let socket = Csi::at(&stage.leader_socket());
     let node = |number: u64| format!("far-{number}");
@@ -373,6 +376,29 @@ fn rate(what: &str, times: &mut [Duration], all: Duration) {
     let rate = format!("{:.0} /s", ratio(times.len(), all.as_secs_f64()));
     line(&format!("  {what}: rate"), &rate, "≥ 150 /s");
     line(&format!("  {what}: p99"), &ms(quantile(times, 990)), "");
+}
+
+/// The nodes of these drives. Nobody renews their Leases, so each lasts a day: else they would fall silent.
+fn make_nodes(stage: &Stage) {
+    let client = stage.cluster.client();
+    let nodes: &Api<StorageNode> = &Api::all(client.clone());
+    let leases: &Api<Lease> = &Api::namespaced(client, NAMESPACE);
+    let make = |number: u64| async move {
+        let (name, params) = (format!("far-{number}"), PostParams::default());
+        let mut long = lease(&name, noon());
+        long.spec.get_or_insert_default().lease_duration_seconds = Some(86_400);
+        let made = leases.create(&params, &long).await;
+        made.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let node = StorageNode::new(&name, StorageNodeSpec {});
+        let made = nodes.create(&params, &node).await;
+        made.unwrap_or_else(|error| panic!("{name}: {error}"));
+    };
+    stage.cluster.runtime.block_on(async {
+        stream::iter((0..DRIVES.div_ceil(DRIVES_OF_A_NODE)).map(make))
+            .buffer_unordered(32)
+            .collect::<Vec<()>>()
+            .await;
+    });
 }
 
 /// Drives as agents of other nodes would have reported them; waits until the leader would place on each.
