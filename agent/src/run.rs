@@ -107,8 +107,7 @@ pub async fn run(args: Args, log: LogFilter) -> anyhow::Result<()> {
     };
     tasks.spawn(stop.clone().run_until_cancelled_owned(fallen).map(drop));
     let seen = (facts, discovery, fitted);
-    let drives = serve_drives(ctx, from_disk, seen, ready, stop.clone());
-    tasks.spawn(drives);
+    tasks.spawn(serve_drives(ctx, from_disk, seen, ready, stop.clone()));
     stop.cancelled().await;
     tracing::info!("Ending; mounted drives stay mounted");
     let ended = async { while tasks.join_next().await.is_some() {} };

@@ -276,43 +276,7 @@ fn an_inline_volume_is_placed_once_whenever_the_controller_dies() {
         return;
     };
     machine.init_all();
-    for (number, point) in CONTROLLER_REFUSES.into_iter().enumerate() {
-        let name = &format!("large{number}");
-        let target = machine.path(&format!("target-{name}"));
-        let (csi, path) = (machine.agent_csi(), target.as_path());
-        let mut dying = Dying::at(&mut machine, point);
-        let kubelet = {
-            let (csi, name, target) = (csi.clone(), name.clone(), target.clone());
-            dying.machine.runtime.spawn(async move {
-                loop {
-                    match csi.publish_inline(&name, "10Gi", &target).await {
-                        Err(refused) if refused.code() == Code::ResourceExhausted => {
-                            return refused;
-                        }
-                        Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-                        Ok(()) => panic!("no drive holds so much"),
-                    }
-                }
-            })
-        };
-        dying.until("the pod to be told why", |_| {
-            kubelet.is_finished().then_some(())
-        });
-        let refused = dying.machine.runtime.block_on(kubelet).unwrap();
-        assert!(refused.message().contains("too small"), "{refused}");
-        dying.until("people to be told", |machine| {
-            let volume = volume_of(machine, name)??.name_any();
-            machine.is_told(&volume, Reason::NoFit).then_some(())
-        });
-        dying.call("unpublish", |_| {
-            let csi = csi.clone();
-            async move { csi.unpublish(name, path).await }
-        });
-        dying.until("the volume to be gone", |machine| {
-            volume_of(machine, name)?.is_none().then_some(())
-        });
-        dying.died();
-    }
+    inline_volumes_are_refused(&mut machine);
     for (number, point) in CONTROLLER_INLINE.into_iter().enumerate() {
         let name = &format!("inline{number}");
         let target = machine.path(&format!("target-{name}"));
@@ -345,6 +309,47 @@ fn an_inline_volume_is_placed_once_whenever_the_controller_dies() {
         dying.died();
     }
     no_promise_is_left(&machine, 0);
+}
+
+/// Of a size that no drive has: the pod is told why, whenever the controller dies.
+fn inline_volumes_are_refused(machine: &mut Machine) {
+    for (number, point) in CONTROLLER_REFUSES.into_iter().enumerate() {
+        let name = &format!("large{number}");
+        let target = machine.path(&format!("target-{name}"));
+        let (csi, path) = (machine.agent_csi(), target.as_path());
+        let mut dying = Dying::at(machine, point);
+        let kubelet = {
+            let (csi, name, target) = (csi.clone(), name.clone(), target.clone());
+            dying.machine.runtime.spawn(async move {
+                loop {
+                    match csi.publish_inline(&name, "10Gi", &target).await {
+                        Err(refused) if refused.code() == Code::ResourceExhausted => {
+                            return refused;
+                        }
+                        Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                        Ok(()) => panic!("no drive holds so much"),
+                    }
+                }
+            })
+        };
+        dying.until("the pod to be told why", |_| {
+            kubelet.is_finished().then_some(())
+        });
+        let refused = dying.machine.runtime.block_on(kubelet).unwrap();
+        assert!(refused.message().contains("too small"), "{refused}");
+        dying.until("people to be told", |machine| {
+            let volume = volume_of(machine, name)??.name_any();
+            machine.is_told(&volume, Reason::NoFit).then_some(())
+        });
+        dying.call("unpublish", |_| {
+            let csi = csi.clone();
+            async move { csi.unpublish(name, path).await }
+        });
+        dying.until("the volume to be gone", |machine| {
+            volume_of(machine, name)?.is_none().then_some(())
+        });
+        dying.died();
+    }
 }
 
 #[test]

@@ -48,13 +48,14 @@ fn inline_ephemeral(stage: &Stage) {
             json!([{"name": "s", "csi": {"driver": "ringpv.io", "volumeAttributes": attributes}}]);
         stage.apply(&it);
     };
-    let no_volume = || stage.all("rvol").is_empty();
     // The pod reads why, and what was made for it goes with it.
     for (size, tier, why) in [("1Ti", ANY, "too small"), ("16Mi", "tepid", "tepid")] {
         sized(size, tier);
         stage.told("inline", why);
         stage.delete(&["pod", "inline"]);
-        stage.cluster.until("its volume went along", || no_volume());
+        stage
+            .cluster
+            .until("its volume went along", || stage.all("rvol").is_empty());
     }
     sized("16Mi", ANY);
     stage.run(&["inline"]);
